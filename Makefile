@@ -1,0 +1,58 @@
+# Every target first builds .venv with plain pip, once; it is renewed when pyproject.toml changes.
+# Interpreters are tried in this order; `make test PYTHON=python3.12` names another one.
+PYTHON = python3.11 python3.12 python3.10 python3.13 python3
+SEEDS = 1
+VENV = .venv
+RUN = $(VENV)/bin/python
+READY = $(VENV)/.stamp
+SUITABLE = import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))
+MISSING = No Python 3.10 or newer with venv and pip was found (tried: $(PYTHON)): install one, on Debian or \
+Ubuntu with "apt install python3-venv", or name it with "make PYTHON=...".
+
+.PHONY: help demo test lab data bench lint unit-tests notebooks-test clean
+unexport MPLBACKEND  # notebooks draw inline
+
+help:  ## list these commands
+	@sed -n 's/^\([a-z-]*\):.*## /make \1: /p' Makefile
+
+demo: $(READY)  ## the main job on the embedded data into runs/demo; SEEDS=3 adds the table of three seeds
+	$(RUN) notebooks/demo.py --seeds $(SEEDS) --out runs/demo
+
+test: lint unit-tests notebooks-test  ## lint, unit tests, then every notebook with quick parameters
+
+lab: $(READY)  ## JupyterLab at the first notebook; LAB=... adds options
+	$(RUN) -m jupyterlab notebooks/00_start_here.ipynb $(LAB)
+
+data: $(READY)  ## pack CIFAR-10: from FROM=folder-of-class-folders (or tars), or downloaded
+	$(RUN) data/prepare.py $(if $(FROM),folder --from "$(FROM)" --name cifar10,cifar10)
+
+bench: $(VENV)/.stamp-bench  ## the benchmark tables
+	$(RUN) benchmarks/run.py
+
+lint: $(READY)
+	$(RUN) -m ruff check .
+
+unit-tests: $(READY)
+	TQDM_DISABLE=1 $(RUN) -m pytest tests
+
+notebooks-test: $(READY)  ## every notebook with quick parameters
+	$(RUN) tests/prepare_notebooks.py
+	TQDM_DISABLE=1 $(RUN) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 .notebooks-quick
+
+clean:  ## remove caches and quick copies; runs, data packs and .venv stay
+	rm -rf .notebooks-quick .pytest_cache .ruff_cache build dist *.egg-info
+	find . -path './.venv*' -prune -o -name __pycache__ -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml
+	@$(RUN) -m pip --version >/dev/null 2>&1 || { \
+	  for python in $(PYTHON) ""; do "$$python" -c '$(SUITABLE)' >/dev/null 2>&1 && break; done; \
+	  test -n "$$python" || { echo '$(MISSING)' >&2; exit 1; }; \
+	  echo "Building $(VENV) with $$python: on Linux this fetches several GB once."; \
+	  "$$python" -m venv --clear $(VENV); }
+	$(RUN) -m pip install --upgrade pip
+	$(RUN) -m pip install -e '.[test]'
+	@touch $@
+
+$(VENV)/.stamp-bench: $(READY)
+	$(RUN) -m pip install -e '.[test,benchmarks]'
+	@touch $@

@@ -1,0 +1,133 @@
+"""How much does each choice matter? Short runs that differ from the preset in one field at a time.
+
+    python notebooks/sweep.py                              every question below, three seeds, embedded data
+    python notebooks/sweep.py --preset cifar10_cpu --questions labelled_share,k --seeds 1 --epochs 2
+
+A run that ends leaves one small JSON file in the results folder: a grid that was stopped goes on where it
+stopped, and a finished one is only read. Accuracies are of the validation images, since choices must not be
+made on the test images (`linear` picks its regularisation there, too). All seeds share the labelled images.
+"""
+
+import argparse
+import itertools
+import json
+import time
+from pathlib import Path
+from statistics import mean, stdev
+
+from tqdm.auto import tqdm
+
+import semppl_mini as s
+
+RESULTS = Path(__file__).resolve().with_name("results") / "sweep"
+MEASURES = ("pseudo_label_accuracy", "knn20", "linear")
+QUESTIONS = {  # field: values; the preset's own is always added
+    "k": (1, 5, 20),
+    "voting_views": (1, 2),
+    "alpha": (0.0, 0.3, 1.0, 3.0),
+    "queue": (32, 128, 1280, 5120),
+    "labelled_share": (None, 0.25, 0.5, 0.75),
+    "semantic_positives": (0, 1, 3, 10),  # 0: the augmentation-only baseline
+    "labels": (20, 50, 100, 500),
+}
+
+
+def grid(preset: s.Config, questions, seeds: int, epochs: int) -> list[tuple]:
+    """Cells (question, value, own: is it the preset's?, config), one seed after the other."""
+    asked = questions if isinstance(questions, dict) else {name: QUESTIONS.get(name) for name in questions}
+    if unknown := [name for name, values in asked.items() if values is None or name not in preset.to_dict()]:
+        raise ValueError(f"There is no question {unknown[0]!r}; choose among {', '.join(QUESTIONS)}.")
+    if seeds < 1:
+        raise ValueError(f"seeds = {seeds} leaves nothing to run; give 1 or more.")
+    base, cells = preset.replace(epochs=epochs, voting_views=preset.voting_views or preset.large_views), []
+    for seed, (name, values) in itertools.product(range(seeds), asked.items()):
+        own = getattr(base, name)
+        for value in sorted({own, *values}, key=lambda v: (v is not None, v)):
+            cells.append((name, value, value == own, base.replace(**{"seed": seed, name: value})))
+    return cells
+
+
+def train(config: s.Config, dataset, bar: tqdm) -> dict:
+    """One run, and what is kept of it; the pseudo-label accuracy is kept for every epoch."""
+    start, data = time.time(), s.load_data(dataset, config.labels, config.label_seed)
+    run = s.fit(config, data, callbacks=[lambda *_: bar.update()], progress=False)  # epoch 0 counts, too
+    accuracy = s.evaluate(run.method.encoder, config, data, split="val")
+    accuracy["pseudo_label_accuracy"] = [record["pseudo_label_accuracy"] for record in run.history]
+    kept = {"data": data.provenance, "config": config.to_dict(), "seconds": time.time() - start}
+    return kept | {name: accuracy.get(name) for name in MEASURES} | {"last": run.history[-1]}
+
+
+def read(path: Path, config: s.Config) -> dict | None:
+    """The measures kept at `path`; None, and a line that says why, if the file there cannot be used."""
+    if not path.exists():
+        return None
+    try:
+        kept = json.loads(path.read_text())
+        there, here = s.Config.from_dict(kept["config"]).to_dict(), config.to_dict()
+        if there == here:
+            row = {name: kept[name] for name in (*MEASURES, "seconds", "data")}
+            return row | {"pseudo_label_accuracy": kept["pseudo_label_accuracy"][-1]}
+        reason = "is of a run with another " + ", ".join(name for name in here if there[name] != here[name])
+    except (ValueError, KeyError, TypeError, IndexError):
+        reason = "is damaged or half written"
+    tqdm.write(f"{path.name} {reason}: this run is done again.")
+    return None
+
+
+def sweep(preset, questions=tuple(QUESTIONS), seeds=3, epochs=8, dataset="digits", folder=RESULTS) -> list:
+    """Run what is missing of the grid; one row a question, value and seed, ready for `plots.sweep_panels`.
+
+    questions: names out of QUESTIONS, or {any field of Config: values}. A row: question, value, own, seed, the
+    MEASURES (shares), seconds, data (provenance). An unknown question or a bad value raises ValueError.
+    """
+    cells, paths, folder = grid(preset, questions, seeds, epochs), {}, Path(folder)
+    for name, value, own, config in cells:  # equal configs are one run, with one file
+        change = "" if own else f"-{name}={value}"
+        paths[config] = folder / f"{Path(dataset).stem}-epochs={epochs}{change}-seed={config.seed}.json"
+    done = {config: read(path, config) for config, path in paths.items()}
+    missing = [config for config in paths if done[config] is None]
+    print(f"{len(paths)} runs, {len(missing)} of them still to do", flush=True)
+    if missing:
+        folder.mkdir(parents=True, exist_ok=True)
+        bar = tqdm(total=sum(config.epochs + 1 for config in missing), unit="epoch")
+        for config in missing:
+            bar.set_description(paths[config].stem)
+            half = paths[config].with_suffix(".part")
+            half.write_text(json.dumps(train(config, dataset, bar), indent=1) + "\n")
+            half.replace(paths[config])  # whole or not at all
+            done[config] = read(paths[config], config)
+        bar.close()
+    return [dict(question=q, value=value, own=own, seed=c.seed, **done[c]) for q, value, own, c in cells]
+
+
+def table(rows: list[dict]) -> str:
+    """Mean ± standard deviation over seeds, a line a question and value; * marks the preset's own value."""
+    lines = [" " * 30 + "".join(f"{name:>22}" for name in (*MEASURES, "seconds a run"))]
+    for name, value in dict.fromkeys((row["question"], row["value"]) for row in rows):
+        same = [row for row in rows if (row["question"], row["value"]) == (name, value)]
+        line = f"{name:19}{value!s:>7} {'*' if same[0]['own'] else ' '}  "
+        for measure in MEASURES:
+            shares = [row[measure] for row in same if row[measure] is not None]
+            text = f"{mean(shares):.1%}" if shares else "-"
+            line += f"{text + (f' ± {stdev(shares):.1%}' if len(shares) > 1 else ''):>22}"
+        lines.append(line + f"{mean(row['seconds'] for row in same):>22.0f}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--questions", default=",".join(QUESTIONS), help="names with commas between them")
+    parser.add_argument("--seeds", type=int, default=3, help="how many")
+    parser.add_argument("--epochs", type=int, default=8, help="of each run")
+    parser.add_argument("--preset", default="digits", help="digits, cifar10_cpu, ...")
+    parser.add_argument("--data", help="name or path of a data pack; the preset's by default")
+    args = parser.parse_args()
+    data, preset = args.data or args.preset.removesuffix("_cpu"), getattr(s.presets, args.preset)()
+    print(table(sweep(preset, args.questions.split(","), args.seeds, args.epochs, data)))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        raise SystemExit(f"notebooks/sweep.py: {error}") from None

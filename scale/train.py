@@ -1,0 +1,90 @@
+"""Train and evaluate one run of a preset, and write what came out as one JSON file. No maths here: it calls `fit`.
+
+    python scale/train.py cifar10_cpu --name semppl-500-seed0 labels=500 seed=0
+    python scale/train.py cifar10_cpu --name supervised-500-seed0 --supervised 2000 labels=500 seed=0
+
+Any field of `Config` can be given as field=value. The run's folder is RUNS/NAME (environment variable SEMPPL_RUNS,
+default runs/); a run that was stopped continues there. The test images are read once, at the end.
+"""
+
+import argparse
+import ast
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+import semppl_mini as s
+from semppl_mini.evaluate import classifier_accuracy
+from semppl_mini.train import keep_encoders, runs_dir
+
+RESULTS = Path(__file__).resolve().parents[1] / "notebooks" / "results"
+
+
+def override(text: str) -> tuple[str, object]:
+    """'field=value' -> (field, value): Python literals, anything else is a string."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"{text!r} is not of the form field=value; write for example epochs=8.")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("preset", help="digits, cifar10_cpu, cifar10 or cifar100")
+    parser.add_argument("changes", nargs="*", help="field=value ...")
+    parser.add_argument("--name", required=True, help="of the run: its folder and its JSON file")
+    parser.add_argument("--data", help="name or path of the data pack (default: digits, cifar10 or cifar100)")
+    parser.add_argument("--supervised", type=int, metavar="STEPS", help="train the supervised-only baseline instead")
+    parser.add_argument("--tune", type=int, default=600, help="steps of few-label fine-tuning; 0 leaves it out")
+    parser.add_argument("--all-labels", action="store_true", help="also read out with the labels of all images")
+    parser.add_argument("--split", default="test", choices=("val", "test"), help="what to evaluate on")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON file")
+    return parser.parse_intermixed_args()  # field=value may stand anywhere
+
+
+def hardware() -> dict:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    machine = {"cpu": model[0] if model else platform.processor(), "cores": os.cpu_count(), "gpu": gpu}
+    software = {"torch": torch.__version__, "python": platform.python_version()}
+    return machine | {"threads": torch.get_num_threads()} | software
+
+
+def main() -> None:
+    args, start = arguments(), time.time()
+    config = getattr(s.presets, args.preset)().replace(**dict(override(text) for text in args.changes))
+    name = args.data or ("digits" if args.preset == "digits" else args.preset.removesuffix("_cpu"))
+    data = s.load_data(name, config.labels, config.label_seed, val=5000 if name.startswith("cifar") else None)
+    result = {"name": args.name, "data": data.provenance, "hardware": hardware(), "config": config.to_dict()}
+    result["command"] = shlex.join(["python", "scale/train.py", *sys.argv[1:]])
+    if args.supervised:
+        model = s.supervised(config, data, args.supervised)
+        accuracy = {split: classifier_accuracy(model, getattr(data, split), config) for split in ("val", args.split)}
+        result["train_seconds"] = time.time() - start
+        result["results"] = {"supervised": accuracy[args.split], "val": accuracy["val"]}
+    else:
+        callbacks = [keep_encoders(max(1, config.epochs // 4))]
+        run = s.fit(config, data, runs_dir() / args.name, callbacks)
+        result |= {"train_seconds": sum(r["seconds"] for r in run.history), "history": run.history}
+        result["results"] = s.evaluate(run.method.encoder, config, data, args.split, args.tune, args.all_labels)
+    result["wall_seconds"] = time.time() - start
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / f"{args.name}.json").write_text(json.dumps(result, indent=1))
+    print(json.dumps(result["results"], indent=1))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"scale/train.py: {error}")

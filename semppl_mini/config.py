@@ -1,0 +1,142 @@
+"""One frozen dataclass holds every choice of a run; presets.py fills it in, `replace` changes it.
+
+Tags: [paper] SemPPL, section 4 and the reproducibility table; [ReLICv2]; [BYOL] its values are kept by the official
+SemPPL repository; [theirs] the only public training port, values the paper's main text does not give; [ours].
+"""
+
+import dataclasses
+import difflib
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Config:
+    """All choices of one run. Sizes in pixels, rates per step unless said; bad values raise ValueError."""
+
+    # data
+    labels: float | int | None = None  # share of the training images, or a class-balanced count; None = all
+    label_seed: int = 0  # which images are labelled, apart from `seed`
+    labelled_share: float | None = None  # share of labelled images in a batch; None = as in the data
+    mean: tuple = (0.485, 0.456, 0.406)  # normalisation, of images in [0, 1]
+    std: tuple = (0.229, 0.224, 0.225)
+    # views
+    large_views: int = 4  # L [paper]
+    small_views: int = 2  # V [paper]
+    large_size: int = 224  # [ReLICv2]
+    small_size: int = 96  # [ReLICv2]
+    large_scale: tuple = (0.08, 1.0)  # area share of a large crop [BYOL]
+    small_scale: tuple = (0.05, 0.14)  # of a small one [ReLICv2]
+    ratio: tuple = (3 / 4, 4 / 3)  # aspect of a crop [BYOL]
+    flip_p: float = 0.5
+    jitter_p: float = 0.8  # [BYOL], with the four strengths below
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.2
+    hue: float = 0.1
+    grey_p: float = 0.2
+    blur_p: tuple = (1.0, 0.1)  # cycles over the views [BYOL; the assignment to four views is ours]
+    blur_sigma: tuple = (0.1, 2.0)
+    solarize_p: tuple = (0.0, 0.2)  # cycles over the views
+    mask_p: float = 0.1  # saliency masking of a large view [ReLICv2]
+    # networks
+    backbone: str = "resnet18"  # "resnet18" or "narrow"
+    width: int = 64  # channels of the first stage
+    stem_stride: int = 1
+    projector_hidden: int = 4096  # [BYOL; sizes not in the paper]
+    predictor_hidden: int = 4096
+    embedding_dim: int = 256  # D
+    # method
+    queue: int = 20 * 4096  # capacity Q of each of the L queues: 20 B [paper]
+    k: int = 1  # neighbours a vote [paper]
+    voting_views: int | None = None  # how many of the L large views ask and are asked; None = all [paper]
+    semantic_positives: int = 3  # R [paper]; 0 = the augmentation-only baseline, without L_sempos and I_sempos
+    exclude_self: bool = True  # an image is never its own semantic positive [ours]
+    negatives: int = 10  # N [paper]
+    tau: float = 0.2  # [paper]
+    c: float = 0.3  # weight of L_augm + alpha L_sempos [theirs]
+    alpha: float = 0.2  # weight of L_sempos [theirs]
+    lam: float = 5.0  # lambda, weight of I_augm + I_sempos [theirs]
+    detach: str = "argument"  # what of the KL's first argument gets no gradient: "argument" or "entropy" (literal)
+    gamma: float = 0.996  # EMA rate of the target [paper]
+    gamma_schedule: str = "constant"  # or "cosine" to 1 [BYOL]; unclear in the paper
+    oracle: bool = False  # true labels instead of pseudo-labels: an upper bound, never a result
+    # optimisation
+    epochs: int = 300  # [paper]; an epoch draws as many images as the training set has
+    batch_size: int = 4096  # B [paper]
+    optimizer: str = "lars"  # "lars" [paper], "sgd" (Nesterov) or "adamw"
+    lr: float = 0.3  # at batch 256, scaled by B / 256 [paper; the scaling is in the official code]
+    momentum: float = 0.9
+    weight_decay: float = 1e-6  # [paper]
+    eta: float = 1e-3  # LARS trust coefficient [official code]
+    warmup_epochs: float = 10  # [paper], then cosine to 0
+    seed: int = 0
+    # computing
+    device: str = "auto"  # "auto": cuda, then mps, then cpu
+    precision: str = "auto"  # "auto": bf16 autocast where the hardware has it; "bf16", "fp32", "fp64"
+    knn_chunk_mb: float = 256.0  # ceiling of the similarity matrix of the k-NN
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):  # JSON and YAML know lists, not tuples
+            if isinstance(getattr(self, field.name), list):
+                object.__setattr__(self, field.name, tuple(getattr(self, field.name)))
+        _check(self)
+
+    def replace(self, **changes) -> "Config":
+        """A copy with some fields changed; an unknown field raises ValueError and names the nearest one."""
+        names = [field.name for field in dataclasses.fields(self)]
+        for name in changes:
+            if name not in names:
+                near = difflib.get_close_matches(name, names, 1, 0)[0]
+                raise ValueError(f"Config has no field {name!r}; the nearest is {near!r}.")
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict:
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_dict(fields: dict) -> "Config":
+        return Config().replace(**fields)
+
+
+_CHOICES = {
+    "backbone": ("resnet18", "narrow"),
+    "detach": ("argument", "entropy"),
+    "gamma_schedule": ("constant", "cosine"),
+    "optimizer": ("lars", "sgd", "adamw"),
+    "precision": ("auto", "bf16", "fp32", "fp64"),
+}
+_SHARES = ("flip_p", "jitter_p", "grey_p", "mask_p", "gamma", "labelled_share", "momentum")
+_POSITIVE = ("large_size", "width", "queue", "k", "tau", "epochs", "batch_size", "embedding_dim", "large_views")
+
+
+def _check(config: Config) -> None:
+    for name, choices in _CHOICES.items():
+        if getattr(config, name) not in choices:
+            raise ValueError(f"{name} = {getattr(config, name)!r} is not known; choose one of {', '.join(choices)}.")
+    for name in _SHARES:
+        value = getattr(config, name)
+        if value is not None and not 0 <= value <= 1:
+            raise ValueError(f"{name} = {value} lies outside [0, 1]; give a share.")
+    for name in _POSITIVE:
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name} = {getattr(config, name)} must be more than 0.")
+    limits = [
+        ("negatives", config.negatives, 1, config.batch_size - 1, "batch_size - 1"),
+        ("k", config.k, 1, config.queue, "queue"),
+        ("voting_views", config.voting_views or 1, 1, config.large_views, "large_views"),
+    ]
+    for name, value, low, high, what in limits:
+        if not low <= value <= high:
+            raise ValueError(f"{name} = {value} must lie between {low} and {what} = {high}; change either.")
+
+
+def check_parameters(values: dict, types: dict) -> None:
+    """Notebook parameters against their types {name: type or tuple of types}: ValueError in one sentence otherwise."""
+    for name, value in values.items():
+        if name not in types:
+            near = difflib.get_close_matches(name, types, 1, 0)[0]
+            raise ValueError(f"There is no parameter {name!r}; the nearest is {near!r}.")
+        allowed = types[name] if isinstance(types[name], tuple) else (types[name],)
+        if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+            wanted = " or ".join(kind.__name__ for kind in allowed)
+            raise ValueError(f"Parameter {name} = {value!r} is a {type(value).__name__}; give it as {wanted}.")

@@ -1,0 +1,27 @@
+"""Where a run computes, and in which precision. Networks may run in bfloat16; norms, votes and losses never do."""
+
+import torch
+from torch import Tensor
+
+
+def device_of(config) -> torch.device:
+    """The device of a config; "auto" takes cuda, then mps, then cpu."""
+    if config.device != "auto":
+        return torch.device(config.device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def autocast_of(config, device: torch.device) -> torch.autocast:
+    """bf16 autocast where asked for, or with "auto" where the hardware computes in bf16."""
+    fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        fast = bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+    on = config.precision == "bf16" or (config.precision == "auto" and fast)
+    return torch.autocast(device.type, torch.bfloat16, enabled=on)
+
+
+def at_least_float(x: Tensor) -> Tensor:
+    """x in float32, or in float64 if it already is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,0 +1,58 @@
+"""LARS: momentum SGD whose step on each weight is scaled by that weight's norm (You et al., 2017; SemPPL, section 4).
+
+    u  = g + wd w                    weight decay enters before the norm
+    u <- eta |w| / |u| u             if both norms are positive
+    v <- mu v + u
+    w <- w - lr v
+
+Biases and batch-norm parameters (group key exclude=True) get neither decay nor adaptation: plain momentum SGD.
+"""
+
+import torch
+from torch import nn
+
+
+class LARS(torch.optim.Optimizer):
+    """params, lr, momentum mu, weight_decay wd, eta (trust coefficient); groups with exclude=True skip wd and eta."""
+
+    def __init__(self, params, lr: float, momentum: float = 0.9, weight_decay: float = 1e-6, eta: float = 1e-3):
+        defaults = dict(lr=lr, momentum=momentum, weight_decay=weight_decay, eta=eta, exclude=False)
+        for name in ("lr", "momentum", "weight_decay", "eta"):
+            if defaults[name] < 0:
+                raise ValueError(f"LARS: {name} = {defaults[name]} is negative; give a value of 0 or more.")
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """One update of every parameter that has a gradient. A closure is evaluated first, its loss returned."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            w = [p for p in group["params"] if p.grad is not None]
+            if not w:
+                continue
+            u = [p.grad for p in w]
+            if not group["exclude"]:
+                u = torch._foreach_add(u, w, alpha=group["weight_decay"])
+                norms = zip(torch._foreach_norm(w), torch._foreach_norm(u), strict=True)
+                trust = [torch.where((a > 0) & (b > 0), group["eta"] * a / b, 1.0) for a, b in norms]
+                torch._foreach_mul_(u, trust)
+            for p in w:
+                if "momentum" not in self.state[p]:
+                    self.state[p]["momentum"] = torch.zeros_like(p)
+            v = [self.state[p]["momentum"] for p in w]
+            torch._foreach_mul_(v, group["momentum"])
+            torch._foreach_add_(v, u)
+            torch._foreach_add_(w, v, alpha=-group["lr"])
+        return loss
+
+
+def param_groups(*modules: nn.Module) -> list[dict]:
+    """Two groups: weights, and biases plus batch-norm parameters (all that has one dimension or none) excluded."""
+    params = [p for module in modules for p in module.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in params if p.dim() > 1], "exclude": False},
+        {"params": [p for p in params if p.dim() <= 1], "exclude": True},
+    ]

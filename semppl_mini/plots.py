@@ -1,0 +1,284 @@
+"""Every figure of the notebooks: a function of records, tensors and plain numbers that returns a Figure.
+
+One look: classes in Petroff's ten colours, lines in Okabe and Ito's (made for colour-blind readers), right is
+blue, wrong vermilion. Shares in [0, 1] are drawn in percent. pyplot lets go of a Figure, so it is shown once.
+"""
+
+import functools
+import sys
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
+
+CLASSES = "#3f90da #ffa90e #bd1f01 #94a4a2 #832db6 #a96b59 #e76300 #b9ac70 #717581 #92dadd".split()
+LINES = "#0072b2 #d55e00 #009e73 #cc79a7 #e69f00 #56b4e9 #000000".split()
+COLOUR = {True: LINES[0], False: LINES[1], None: "#333333"}  # right, wrong, neither
+FAINT, CENTRED = "#d9d9d9", {"ha": "center", "va": "center"}
+STYLE = {f"{part}color": COLOUR[None] for part in ("text.", "axes.label", "axes.edge", "xtick.", "ytick.")}
+STYLE |= {f"axes.spines.{side}": False for side in ("left", "right", "top", "bottom")}
+STYLE |= {"figure.dpi": 90, "figure.constrained_layout.use": True, "axes.titlelocation": "left"}
+STYLE |= {"axes.prop_cycle": plt.cycler(color=LINES), "axes.titlesize": 10, "figure.titlesize": 10}
+STYLE |= {"xtick.major.size": 0, "ytick.major.size": 0, "grid.color": FAINT, "legend.frameon": False}
+NAMES = {f"{a}_{b}": rf"${a}_{{\mathrm{{{b}}}}}$" for a in "LI" for b in ("augm", "sempos")}
+NUMBERS = {"loss", "lr", "images_per_second", "seconds", *NAMES}  # all other fields of a record are shares
+NAMES |= {"pseudo_label_accuracy": "pseudo-label accuracy", "knn20": "k-NN, k = 20"}
+
+
+def figure(draw):
+    """Decorator: `draw` runs in our style, and pyplot lets go of its Figure."""
+
+    @functools.wraps(draw)
+    def styled(*args, **kwargs):
+        with plt.rc_context(STYLE):
+            fig = draw(*args, **kwargs)
+        plt.close(fig)
+        return fig
+
+    return styled
+
+
+def _name(key: str) -> str:
+    return NAMES.get(key, key.replace("_", " "))
+
+
+def _shares(ax) -> None:
+    ax.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
+    ax.grid(axis="y")
+
+
+def _grid(panels: int, columns: int, width: float, height: float):  # of each panel, in inches
+    columns = min(columns, panels)
+    rows = -(-panels // columns)
+    fig = plt.figure(figsize=(max(width * columns, 3.6), height * rows))
+    return fig, [fig.add_subplot(rows, columns, i + 1) for i in range(panels)]
+
+
+def _lines(ax, histories: dict, key: str) -> None:
+    """A line a run, with a hollow dot at its first epoch; oracle runs are dashed."""
+    for name, history in histories.items():
+        points = [(record["epoch"], record[key]) for record in history if record.get(key) is not None]
+        dash = (0, (4, 2)) if "oracle" in name.lower() else "-"
+        (line,) = ax.plot(*np.array(points, float).reshape(-1, 2).T, ls=dash, lw=1.8, label=name)
+        line.set(marker="o", markerfacecolor="white", markevery=slice(0, 1), clip_on=False)
+    ax.set_xlim(0, max([1, *(record["epoch"] for history in histories.values() for record in history)]))
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    ax.grid(axis="y") if key in NUMBERS else _shares(ax)
+
+
+@figure
+def pseudo_label_curves(histories: dict[str, list[dict]], title: str | None = None):
+    """Pseudo-label accuracy against epoch, a labelled line a run; the hollow dot is the untrained encoder."""
+    fig, ax = plt.subplots(figsize=(7, 3.4))
+    _lines(ax, histories, "pseudo_label_accuracy")
+    ax.set(xlabel="epoch", ylabel="pseudo-label accuracy", title=title or "", ylim=(0, 1.02))
+    drawn, height = [line for line in ax.lines if len(line.get_ydata())], -1.0
+    for line in sorted(drawn, key=lambda line: line.get_ydata()[-1]):  # from below, a line of text apart
+        height = max(line.get_ydata()[-1], height + 0.075)
+        text = f"  {line.get_label()}  {line.get_ydata()[-1]:.1%}"
+        ax.text(ax.get_xlim()[1], height, text, color=line.get_color(), va="center")
+    return fig
+
+
+@figure
+def curves(histories: dict[str, list[dict]], keys: list[str]):
+    """Small multiples of record fields against epoch: loss terms, "purity", "vote_agreement", ..."""
+    fig, axes = _grid(len(keys), 4, 2.4, 2.1)
+    for ax, key in zip(axes, keys, strict=True):
+        _lines(ax, histories, key)
+        ax.set(title=_name(key), xlabel="epoch")
+    if len(histories) > 1:
+        fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
+    return fig
+
+
+def live():
+    """A callback for `fit` that redraws accuracy and loss after every epoch; silent outside a notebook."""
+    shown = []
+
+    def redraw(run, record: dict) -> None:
+        if "ipykernel" in sys.modules:
+            from IPython.display import display
+
+            fig = curves({"run": run.history}, ["pseudo_label_accuracy", "loss"])
+            shown[0].update(fig) if shown else shown.append(display(fig, display_id=True))
+
+    return redraw
+
+
+def umap_of(features, seed: int = 0) -> np.ndarray:
+    """UMAP (McInnes et al., 2018; cosine) of features (n, dim) -> (n, 2). ImportError without umap-learn."""
+    try:
+        from umap import UMAP
+    except ImportError as error:
+        raise ImportError("UMAP figures need umap-learn: `pip install umap-learn` adds it.") from error
+    return UMAP(metric="cosine", random_state=seed, n_jobs=1).fit_transform(np.asarray(features))
+
+
+@figure
+def umap_panels(panels: list[tuple], classes: list[str]):
+    """A panel each (title, xy (n, 2), labels (n,), wrong (n,) bool or None): crosses are the mistakes."""
+    fig, axes = _grid(len(panels), 3, 3.2, 3.3)
+    for ax, (title, xy, labels, wrong) in zip(axes, panels, strict=True):
+        xy, labels = np.asarray(xy), np.asarray(labels)
+        ax.scatter(*xy.T, s=7, c=np.array(CLASSES)[labels % len(CLASSES)], linewidths=0)
+        crossed = [] if wrong is None else np.flatnonzero(wrong)
+        ax.scatter(*xy[crossed].T, s=14, c="black", marker="x", linewidths=0.7)
+        for c in np.unique(labels) if len(classes) <= 20 else []:
+            text = ax.text(*np.median(xy[labels == c], 0), classes[c], weight="bold", zorder=4, **CENTRED)
+            text.set_path_effects([withStroke(linewidth=3, foreground="white")])
+        ax.set(title=title, xticks=[], yticks=[])
+    return fig
+
+
+@figure
+def confusion(truth, y_bar, classes: list[str]):
+    """Pseudo-labels y_bar (n,) against true classes (n,), percent of each class; -1 (no vote) is left out."""
+    truth, y_bar = (np.asarray(x)[np.asarray(y_bar) >= 0] for x in (truth, y_bar))
+    C, right = len(classes), (truth == y_bar).mean()
+    count = np.bincount(truth * C + y_bar, minlength=C * C).reshape(C, C)
+    share = 100 * count / count.sum(1, keepdims=True).clip(1)
+    fig, ax = plt.subplots(figsize=(0.46 * C + 1.2, 0.4 * C + 1))
+    ax.imshow(share, cmap="Blues", vmin=0, vmax=100, aspect="auto")
+    for (row, column), value in np.ndenumerate(share):
+        ax.text(column, row, f"{value:.0f}".lstrip("0"), color="white" if value > 55 else None, **CENTRED)
+    ax.set_xticks(range(C), classes, rotation=90 if max(map(len, classes)) > 3 else 0)
+    ax.set_yticks(range(C), classes)
+    ax.set(xlabel="pseudo-label", ylabel="true class", title=f"{right:.1%} of {len(truth):,} right")
+    return fig
+
+
+@figure
+def agreement(votes_agreement, correct):
+    """Accuracy (± standard error) and count of images against vote agreement (n,); correct (n,) bool."""
+    level, correct = np.asarray(votes_agreement).round(3), np.asarray(correct, float)
+    x, count = np.unique(level, return_counts=True)
+    y = np.array([correct[level == share].mean() for share in x])
+    fig, ax = plt.subplots(figsize=(6.5, 3))
+    ax.errorbar(x, y, (y * (1 - y) / count) ** 0.5, color=COLOUR[True], marker="o")
+    ax.axhline(correct.mean(), color=COLOUR[None], lw=0.8, ls=":")
+    ax.set(ylabel="accuracy", ylim=(0, 1.04), title=f"dotted: all images, {correct.mean():.1%}")
+    ax.set_xticks(x, [f"{share:.0%}\n{n}" for share, n in zip(x, count, strict=True)])
+    ax.set_xlabel("share of votes for the pseudo-label, and number of images")
+    _shares(ax)
+    return fig
+
+
+@figure
+def results_bars(table: dict[str, dict], measures: list[str]):
+    """A panel a measure, a dot a run: table[run][measure] is a share, (mean, std) over seeds, or missing."""
+    fig, axes = _grid(len(measures), len(measures), 2.4, 0.32 * len(table) + 0.6)
+    for ax, measure in zip(axes, measures, strict=True):
+        found = [(row, r[measure]) for row, r in enumerate(table.values()) if r.get(measure) is not None]
+        for row, (mean, *std) in ((row, np.atleast_1d(value).tolist()) for row, value in found):
+            ax.barh(row, mean, 0.12, color=FAINT)
+            ax.errorbar(mean, row, xerr=std or None, color=LINES[row % len(LINES)], marker="o")
+            ax.text(mean + sum(std) + 0.05, row, " ± ".join(f"{100 * x:.1f}" for x in (mean, *std)), va="center")
+        ax.set(title=_name(measure), yticks=[], xticks=[], xlim=(0, 1.35), ylim=(len(table) - 0.5, -0.5))
+    axes[0].set_yticks(range(len(table)), table)
+    return fig
+
+
+@figure
+def sweep_panels(rows: list[dict], questions: list[str], measure="pseudo_label_accuracy", baseline=None):
+    """A panel a question: mean ± std over seeds of `measure` against the swept value.
+
+    rows, one a run: {"question": field, "value": ..., measure: share}; baseline: shares, a grey band.
+    """
+    fig, axes = _grid(len(questions), 4, 2.4, 2.3)
+    for ax, question in zip(axes, questions, strict=True):
+        runs = [row for row in rows if row["question"] == question and row[measure] is not None]
+        values = sorted({row["value"] for row in runs}, key=lambda value: (value is not None, value))
+        seeds = [[row[measure] for row in runs if row["value"] == value] for value in values]
+        if baseline is not None:
+            ax.axhspan(*(np.mean(baseline) + sign * np.std(baseline) for sign in (-1, 1)), color=FAINT)
+        ax.errorbar(range(len(values)), list(map(np.mean, seeds)), list(map(np.std, seeds)), marker="o")
+        ax.set_xticks(range(len(values)), map(str, values))
+        ax.set(title=_name(question), xlim=(-0.4, len(values) - 0.6))
+        _shares(ax)
+    fig.supylabel(_name(measure), size=10)
+    return fig
+
+
+def _tiles(fig, rows: int, columns: int, **layout):
+    """Axes (rows, columns) for images; those that get none stay blank."""
+    return fig.subplots(rows, columns, squeeze=False, subplot_kw={"xticks": [], "yticks": []}, **layout)
+
+
+def _show(ax, image, title: str = "", good: bool | None = None) -> None:
+    """An image (3 or 1, H, W), uint8 or in [0, 1]; its frame and title say whether it is `good`."""
+    x = np.asarray(image.expand(3, -1, -1).permute(1, 2, 0))
+    ax.imshow(x if x.dtype == np.uint8 else x.clip(0, 1), interpolation="nearest")
+    ax.spines[:].set(visible=good is not None, color=COLOUR[good], linewidth=2.5)
+    ax.set_title(title, color=COLOUR[good], loc="center", fontsize=9, pad=4)
+
+
+@figure
+def view_grid(images, views, mean=(0, 0, 0), std=(1, 1, 1), titles=None):
+    """A row an image of (n, 3, H, W): the original, then its normalised views, each (n, 3, S, S)."""
+    mean, std = (views[0].new_tensor(c).view(3, 1, 1) for c in (mean, std))
+    shown = [images, *(view * std + mean for view in views)]
+    widths = [1.0, *(max(view.shape[-1] / views[0].shape[-1], 0.6) for view in views)]  # large first
+    titles = titles or ["original", *(f"view {v + 1}" for v in range(len(views)))]
+    fig = plt.figure(figsize=(1.25 * sum(widths), 1.25 * len(images) + 0.2))
+    for (m, v), ax in np.ndenumerate(_tiles(fig, len(images), len(shown), width_ratios=widths)):
+        _show(ax, shown[v][m], "" if m else titles[v])
+    return fig
+
+
+def _evidence(axes, report: dict, i: int, data, truth: int, near: int) -> None:
+    """The `near` images behind the votes on image i, nearest first, then its semantic positives."""
+    order = report["cosine"][i].flatten().argsort(descending=True)
+    ids = list(dict.fromkeys(report["neighbour_ids"][i].flatten()[order].tolist()))[:near]
+    ids += [-1] * (near - len(ids)) + (report["positive_ids"][i].tolist() if report["valid"][i] else [])
+    for ax, id_ in zip(axes, ids, strict=False):
+        for n in (data.train.ids == id_).nonzero()[:, 0]:  # one, or none for -1: the place stays blank
+            own = int(data.train.truth[n])
+            _show(ax, data.train.images[n], data.classes[own], own == truth)
+
+
+@figure
+def vote_panel(images, report: dict, i: int, data):
+    """How image i of an ImageSet got its pseudo-label: report = `evaluate.inspect(method, images)`.
+
+    Left: the vote of each view in each queue. Right: the image and its views; below, the nearest queue images
+    behind the votes, then the semantic positives. Blue is the image's true class, vermilion another.
+    """
+    names, truth, y_bar = [*data.classes, "none"], int(images.truth[i]), int(report["y_bar"][i])
+    L, R = round(report["votes"].shape[1] ** 0.5), report["positive_ids"].shape[1]
+    votes = report["votes"][i].view(L, L).numpy()
+    left, right = plt.figure(figsize=(9, 2.5)).subfigures(1, 2, width_ratios=(1, 2.9))
+    ax = left.subplots()
+    ax.imshow(votes == truth, cmap="RdBu", vmin=-3, vmax=4, extent=(0.5, L + 0.5, L + 0.5, 0.5))
+    for (j, a), label in np.ndenumerate(votes):
+        ax.text(a + 1, j + 1, names[label], color=COLOUR[bool(label == truth)], **CENTRED)
+    ax.set(xlabel="queue", ylabel="view", xticks=range(1, L + 1), yticks=range(1, L + 1))
+    title = f"true class {names[truth]}, {report['agreement'][i]:.0%} vote {names[y_bar]}"
+    left.suptitle(title, color=COLOUR[y_bar == truth])
+    top, bottom = _tiles(right, 2, 5 + R)
+    for j, ax in enumerate(top[: 1 + len(report["views"])]):
+        _show(ax, report["views"][j - 1, i] if j else images.images[i], f"view {j}" if j else "image")
+    _evidence(bottom, report, i, data, truth, 5)
+    for ax, text in zip(bottom[::5], ("nearest", "positives"), strict=False):
+        ax.set_ylabel(text)
+    return left.figure
+
+
+@figure
+def gallery(data, report: dict, rows: int, images):
+    """Images voted right, beside them as many voted wrong, from high to low agreement; report as in `vote_panel`.
+
+    A row: an image and its pseudo-label, the 3 nearest queue images, its semantic positives.
+    """
+    width, names = 4 + report["positive_ids"].shape[1], [*data.classes, "none"]
+    fig = plt.figure(figsize=(1.5 * width, 0.95 * rows + 0.3))
+    for part, good in zip(fig.subfigures(1, 2, wspace=0.04), (True, False), strict=True):
+        found = ((report["y_bar"] == images.truth) == good).nonzero()[:, 0]
+        found = found[report["agreement"][found].argsort(descending=True, stable=True)]
+        chosen = found[np.linspace(0, len(found) - 1, min(rows, len(found))).astype(int)].tolist()
+        part.suptitle(f"{'right' if good else 'wrong'}: {len(found)} of {len(images)}", color=COLOUR[good])
+        for axes, i in zip(_tiles(part, rows, width), chosen, strict=False):
+            _show(axes[0], images.images[i], f"{names[report['y_bar'][i]]}?  {report['agreement'][i]:.0%}")
+            _evidence(axes[1:], report, i, data, int(images.truth[i]), 3)
+    return fig

@@ -1,0 +1,68 @@
+"""Pseudo-labels: k-NN in every queue for every view, then a majority vote (SemPPL, section 3, k = 1, |a| = 4).
+
+Each online prediction o_j(x), j = 1..L, asks each queue Q_a, a = 1..A, for its k nearest keys by cosine. The
+majority of their labels is one vote, so an image gets L x A votes (16 in the paper), and
+
+    y_bar(x) = mode of the L x A votes.
+
+Ties, unspecified in the paper: the label with the larger summed cosine wins, then the smallest label. This is
+our choice; it is deterministic. Shapes: B batch, D embedding width, Q capacity, C classes.
+"""
+
+import torch
+from torch import Tensor
+
+from .device import at_least_float
+
+
+def majority(labels: Tensor, weights: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """The most frequent label along the last axis, and the summed weight of those who chose it.
+
+    labels (..., n) with -1 for an abstention, weights (..., n) -> label (...), weight (...). Ties go to the
+    larger summed weight, then to the smallest label. Where all abstain: label -1, weight 0.
+    """
+    votes = labels.unsqueeze(-1) == torch.arange(num_classes, device=labels.device)  # (..., n, C)
+    count = votes.sum(-2)  # (..., C)
+    weight = torch.where(votes, weights.unsqueeze(-1), 0).sum(-2)  # (..., C)
+    most = count.amax(-1, keepdim=True)
+    winner = torch.where(count == most, weight, -torch.inf).argmax(-1)  # argmax: the first, so smallest, label
+    won = weight.gather(-1, winner.unsqueeze(-1)).squeeze(-1)
+    nobody = most.squeeze(-1) == 0
+    return torch.where(nobody, -1, winner), torch.where(nobody, 0, won)
+
+
+@torch.no_grad()
+def neighbours(o: Tensor, keys: Tensor, labels: Tensor, k: int, chunk_mb: float = 256) -> tuple[Tensor, Tensor]:
+    """The k keys nearest to each query: o (M, D), keys (Q, D), labels (Q,) -> cosine (M, k), index (M, k).
+
+    Rows are unit vectors. Empty slots (label -1) have cosine -inf. Queries go in chunks so that the similarity
+    matrix stays under `chunk_mb` MB.
+    """
+    rows = max(1, int(chunk_mb * 2**20 / (4 * keys.shape[0])))
+    empty = torch.where(labels >= 0, 0.0, -torch.inf)  # (Q,)
+    found = []
+    for part in at_least_float(o).split(rows):
+        similarity = torch.addmm(empty.to(part.dtype), part, keys.to(part.dtype).T)  # (m, Q)
+        found.append(similarity.max(1, keepdim=True) if k == 1 else similarity.topk(k))
+    return torch.cat([f[0] for f in found]), torch.cat([f[1] for f in found])
+
+
+@torch.no_grad()
+def vote(o: Tensor, keys: Tensor, labels: Tensor, k: int, num_classes: int, chunk_mb: float = 256):
+    """o (L, B, D), keys (A, Q, D), labels (Q,) -> y_bar (B,) and all votes (B, L * A), column j * A + a.
+
+    With an empty queue every vote and y_bar are -1. Raises ValueError if k exceeds the capacity Q.
+    """
+    if not 1 <= k <= keys.shape[1]:
+        raise ValueError(f"k = {k} neighbours asked of a queue of {keys.shape[1]}; choose k from 1 to its capacity.")
+    L, B, D = o.shape
+    each, weight = [], []
+    for queue in keys:
+        cosine, index = neighbours(o.reshape(L * B, D), queue, labels, k, chunk_mb)  # (L * B, k)
+        found = torch.where(cosine > -torch.inf, labels[index], -1)
+        label, w = majority(found, cosine.clamp(min=-1), num_classes)  # (L * B,)
+        each.append(label.view(L, B))
+        weight.append(w.view(L, B))
+    votes = torch.stack(each, 1).flatten(0, 1).T  # (B, L * A)
+    weights = torch.stack(weight, 1).flatten(0, 1).T
+    return majority(votes, weights, num_classes)[0], votes

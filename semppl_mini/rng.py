@@ -1,0 +1,17 @@
+"""Randomness as a function of (seed, step, purpose): nothing to save, nothing to restore.
+
+Every step opens fresh CPU generators and draws for the *global* batch, so a run is the same run on one
+process or eight, on CPU or an accelerator, and after a resume. `SeedSequence` mixes the three numbers:
+torch keeps only the low 32 bits of a CPU seed, so sums or shifts of them would collide.
+"""
+
+import numpy as np
+import torch
+
+VIEWS, NEGATIVES, POSITIVES, ORDER, LABELS, INIT, EVALUATION = range(7)
+
+
+def generator(seed: int, step: int, purpose: int) -> torch.Generator:
+    """A CPU generator that depends on all three arguments (each a non-negative int) and on nothing else."""
+    (mixed,) = np.random.SeedSequence([seed, step, purpose]).generate_state(1, np.uint32)
+    return torch.Generator().manual_seed(int(mixed))

@@ -1,0 +1,147 @@
+"""SemPPL: semantic positives via pseudo-labels (Bosnjak et al., ICLR 2023, arXiv 2301.05158).
+
+    o_i = n(h(g(f(x_i))))     online prediction of view i, L large + V small        theta: f, g, h
+    t_j = n(g_t(f_t(x_j)))    target projection of large view j, never a gradient   xi: f_t, g_t
+
+    loss = c (L_augm + alpha L_sempos) + lambda (I_augm + I_sempos)
+
+`SemPPL.forward` is the whole training step but for the optimizer; read it beside the paper's listing 1. The order
+"enqueue, then vote" is unspecified; it is harmless, since labelled rows keep their label and, with exclude_self, no
+image draws itself. Shapes: L, V views, B batch, D embedding width, Q capacity, R semantic positives, N negatives.
+"""
+
+import copy
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import losses
+from .device import at_least_float, autocast_of
+from .ema import ema_update, gamma_at
+from .networks import networks
+from .positives import draw_positives
+from .pseudo_labels import vote
+from .queue import LabelledQueue
+from .rng import INIT, NEGATIVES, POSITIVES, generator
+from .views import normalise
+
+
+class Batch(NamedTuple):
+    """What a step may see of B images: labels and ids (B,), labels -1 where unlabelled.
+
+    `oracle` is None, always, but in runs named oracle: then it holds all true labels (B,).
+    """
+
+    labels: Tensor
+    ids: Tensor
+    oracle: Tensor | None = None
+
+
+class Draws(NamedTuple):
+    """A step's random choices beside the views: negatives (B, N) rows, u (B, R) uniforms for semantic positives."""
+
+    negatives: Tensor
+    u: Tensor
+
+
+def draw_step(config, step: int) -> Draws:
+    """The draws of one step, for the global batch, as a function of (seed, step)."""
+    u = torch.rand(config.batch_size, config.semantic_positives, generator=generator(config.seed, step, POSITIVES))
+    shifts = generator(config.seed, step, NEGATIVES)
+    return Draws(losses.draw_negatives(config.batch_size, config.negatives, shifts), u)
+
+
+class SemPPL(nn.Module):
+    """Online and target networks, the queues, and one step of learning. num_classes is C."""
+
+    def __init__(self, config, num_classes: int):
+        super().__init__()
+        self.config, self.num_classes = config, num_classes
+        self.online = networks(config, generator(config.seed, 0, INIT))  # encoder f, projector g, predictor h
+        self.target = copy.deepcopy(self.online).requires_grad_(False)
+        del self.target["predictor"]
+        self.queue = LabelledQueue(config.large_views, config.queue, config.embedding_dim)
+
+    @property
+    def encoder(self) -> nn.Module:
+        return self.online["encoder"]
+
+    def predict(self, x: Tensor) -> Tensor:
+        """o = n(h(g(f(x)))), (B, D)."""
+        return self._embed(x, self.online["encoder"], self.online["projector"], self.online["predictor"])
+
+    @torch.no_grad()
+    def project(self, x: Tensor) -> Tensor:
+        """t = n(g_t(f_t(x))), (B, D)."""
+        return self._embed(x, self.target["encoder"], self.target["projector"])
+
+    def _embed(self, x: Tensor, *networks: nn.Module) -> Tensor:
+        with autocast_of(self.config, x.device):
+            for network in networks:
+                x = network(x)
+        return F.normalize(at_least_float(x), dim=1)
+
+    def forward(self, views: list[Tensor], batch: Batch, draws: Draws) -> tuple[Tensor, dict]:
+        """Views (L + V) x (B, 3, S, S), large first -> the loss, and what the step saw, for the monitor."""
+        cfg, L = self.config, self.config.large_views
+        o = torch.stack([self.predict(x) for x in views])  # (L + V, B, D)
+        t = torch.stack([self.project(x) for x in views[:L]])  # (L, B, D)
+
+        # The queues take the labelled rows; every image then gets a pseudo-label, labelled ones their own.
+        self.queue.enqueue(t, batch.labels, batch.ids)
+        voted, votes = self.vote(o[:L])  # (B,), (B, L * L)
+        y_bar = torch.where(batch.labels >= 0, batch.labels, voted if batch.oracle is None else batch.oracle)
+
+        # Augmentation positives: the image's own target views against N other images.
+        a = losses.logits(o, t, draws.negatives, cfg.tau)  # (L + V, L, B, 1 + N)
+        terms = {"L_augm": losses.nce(a), "I_augm": losses.invariance(a[:L], detach=cfg.detach)}
+        seen = {"voted": voted, "votes": votes, "y_bar": y_bar, "negatives": draws.negatives}
+        if cfg.semantic_positives == 0:
+            return cfg.c * terms["L_augm"] + cfg.lam * terms["I_augm"], {"terms": terms, **seen}
+
+        # Semantic positives: queue entries with the same (pseudo-)label, against the same N images.
+        slot, valid = draw_positives(
+            self.queue.labels, self.queue.ids, y_bar, batch.ids, draws.u, cfg.exclude_self
+        )  # (B, R), (B,)
+        z = self.queue.keys[:, slot].clone()  # (L, B, R, D)
+        q = losses.semantic_logits(o, z, a, cfg.tau)  # (L + V, L, B, R, 1 + N)
+        terms["L_sempos"] = losses.nce(q, valid[:, None])
+        terms["I_sempos"] = losses.invariance(q[:L], valid[:, None], cfg.detach)
+        loss = cfg.c * (terms["L_augm"] + cfg.alpha * terms["L_sempos"])
+        loss = loss + cfg.lam * (terms["I_augm"] + terms["I_sempos"])
+        return loss, {"terms": terms, **seen, "z_labels": self.queue.labels[slot], "valid": valid}
+
+    def vote(self, o: Tensor) -> tuple[Tensor, Tensor]:
+        """Pseudo-labels of online predictions o (L, B, D) of large views: y_bar (B,), votes (B, L * L)."""
+        cfg, n = self.config, self.config.voting_views or self.config.large_views
+        return vote(o[:n].detach(), self.queue.keys[:n], self.queue.labels, cfg.k, self.num_classes, cfg.knn_chunk_mb)
+
+    def before_step(self, progress: float) -> None:
+        """Nothing: the target moves after the step (BYOL, ReLIC), not before it."""
+
+    def after_step(self, progress: float) -> None:
+        """xi <- gamma xi + (1 - gamma) theta; progress = steps done / all steps."""
+        gamma = gamma_at(self.config.gamma, self.config.gamma_schedule, progress)
+        for part in self.target:
+            ema_update(self.target[part], self.online[part], gamma)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, batch: int = 500) -> Tensor:
+        """Images (n, 3, H, W), uint8 or float in [0, 1] -> frozen features f(x) (n, dim) on the CPU."""
+        return encode(self.encoder, images, self.config, batch)
+
+
+@torch.no_grad()
+def encode(encoder: nn.Module, images: Tensor, config, batch: int = 500) -> Tensor:
+    """Features (n, dim) of whole, un-augmented images (n, 3, H, W), uint8 or float in [0, 1], batch norm frozen."""
+    was, parameter = encoder.training, next(encoder.parameters())
+    encoder.eval()
+    scale = 255 if images.dtype == torch.uint8 else 1
+    features = []
+    for part in images.split(batch):
+        x = normalise(part.to(parameter.device, torch.float32) / scale, config.mean, config.std)
+        features.append(encoder(x.to(parameter.dtype)).float().cpu())
+    encoder.train(was)
+    return torch.cat(features)

@@ -1,0 +1,239 @@
+"""Views: L large and V small crops with SimCLR/BYOL photometrics, batched, every parameter drawn per image.
+
+An operation is a function of (images (B, 3, H, W) in [0, 1], parameters (B,)) and equals the operation of
+`torchvision.transforms.v2.functional` with the same parameters image by image. Drawing (CPU, global batch) and
+applying (training device) are apart, so a step can be repeated anywhere.
+
+A view: mask the background (large views only, ReLICv2), crop and resize, flip, colour jitter (p = 0.8, operations in
+random order), greyscale, Gaussian blur, solarize, normalise. Values: BYOL, appendix B; per-view assignment with four
+large views is unspecified, so blur and solarize probabilities cycle over the views (our choice).
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+_GREY = (0.2989, 0.587, 0.114)  # ITU-R 601, as torchvision
+
+Draw = dict[str, Tensor]  # the parameters of one view, one row an image
+
+
+# ---- operations ---------------------------------------------------------------------------------------------------
+
+
+def mask_background(x: Tensor, mask: Tensor, apply: Tensor) -> Tensor:
+    """Flat grey outside the mask, in rows where `apply` (B,) is true: mask (B, 1, H, W) in {0, 1} (ReLICv2, 3)."""
+    return torch.where(apply.view(-1, 1, 1, 1), x * mask + 0.5 * (1 - mask), x)
+
+
+def resize_matrix(start: Tensor, length: Tensor, size: int, inner: int, flip: Tensor | None = None) -> Tensor:
+    """Antialiased bilinear weights (B, size, inner) that take [start, start + length) of an axis to `size` pixels.
+
+    The filter is a triangle of half-width max(length / size, 1) around each output's centre, cut at the box and
+    normalised: PIL's and torchvision's antialias=True. `flip` (B,) mirrors the output.
+    """
+    scale = (length / size).view(-1, 1, 1)  # (B, 1, 1)
+    out = torch.arange(size, device=start.device).view(1, -1, 1)
+    if flip is not None:
+        out = torch.where(flip.view(-1, 1, 1), size - 1 - out, out)
+    centre = (out + 0.5) * scale
+    j = torch.arange(inner, device=start.device) - start.view(-1, 1, 1)  # position inside the box, (B, 1, inner)
+    weight = (1 - (j + 0.5 - centre).abs() / scale.clamp(min=1)).clamp(min=0)
+    weight = weight * ((j >= 0) & (j < length.view(-1, 1, 1)))
+    return weight / weight.sum(-1, keepdim=True)
+
+
+def crop_resize(x: Tensor, box: Tensor, size: int, flip: Tensor | None = None) -> Tensor:
+    """box (B, 4) = top, left, height, width in whole pixels -> (B, 3, size, size); flip (B,) mirrors left-right."""
+    top, left, height, width = box.to(x.dtype).unbind(1)
+    rows = resize_matrix(top, height, size, x.shape[2])  # (B, size, H)
+    columns = resize_matrix(left, width, size, x.shape[3], flip)  # (B, size, W)
+    return rows[:, None] @ x @ columns[:, None].mT
+
+
+def grey_of(x: Tensor) -> Tensor:
+    """Luma (B, 1, H, W)."""
+    r, g, b = x.unbind(1)
+    return (_GREY[0] * r + _GREY[1] * g + _GREY[2] * b).unsqueeze(1)
+
+
+def _blend(x: Tensor, other: Tensor | float, f: Tensor) -> Tensor:
+    f = f.view(-1, 1, 1, 1)
+    return (f * x + (1 - f) * other).clamp(0, 1)
+
+
+def brightness(x: Tensor, f: Tensor) -> Tensor:
+    return _blend(x, 0.0, f)
+
+
+def contrast(x: Tensor, f: Tensor) -> Tensor:
+    return _blend(x, grey_of(x).mean((1, 2, 3), keepdim=True), f)
+
+
+def saturation(x: Tensor, f: Tensor) -> Tensor:
+    return _blend(x, grey_of(x), f)
+
+
+def hue(x: Tensor, f: Tensor) -> Tensor:
+    """Turn the hue by f (B,) of a full circle, in HSV."""
+    r, g, b = x.unbind(1)  # (B, H, W)
+    top, low = x.amax(1), x.amin(1)
+    chroma = top - low
+    safe = torch.where(chroma == 0, 1, chroma)
+    h = torch.where(top == r, (g - b) / safe, torch.where(top == g, 2 + (b - r) / safe, 4 + (r - g) / safe))
+    h = h + 6 * f.view(-1, 1, 1)  # in sixths of the circle
+    k = (h.unsqueeze(1) + torch.tensor([5.0, 3.0, 1.0], device=x.device, dtype=x.dtype).view(1, 3, 1, 1)) % 6
+    return top.unsqueeze(1) - chroma.unsqueeze(1) * torch.minimum(k, 4 - k).clamp(0, 1)
+
+
+def jitter(x: Tensor, factors: Tensor, order: Tensor) -> Tensor:
+    """Brightness, contrast, saturation, hue by factors (B, 4), in the order given a row: order (B, 4), a permutation.
+
+    Hue costs most, so it runs once: three blends before it and three after, of which each row uses three in all.
+    """
+    position = (order == 3).int().argmax(1)  # where hue stands in each row's order
+    for slot in range(7):
+        if slot == 3:
+            x = hue(x, factors[:, 3])
+            continue
+        i = slot if slot < 3 else slot - 3  # place in the order, before or after hue
+        op = order[:, i]
+        active = (i < position) if slot < 3 else (i > position)
+        f = torch.where(active, factors.gather(1, op[:, None]).squeeze(1), 1)  # f = 1 leaves x as it is
+        luma = grey_of(x)
+        op = op.view(-1, 1, 1, 1)
+        mean = luma.mean((1, 2, 3), keepdim=True)
+        x = _blend(x, torch.where(op == 0, 0, torch.where(op == 1, mean, luma)), f)
+    return x
+
+
+def greyscale(x: Tensor, apply: Tensor) -> Tensor:
+    return torch.where(apply.view(-1, 1, 1, 1), grey_of(x), x)
+
+
+def blur(x: Tensor, sigma: Tensor, apply: Tensor, kernel: int) -> Tensor:
+    """Gaussian blur with odd kernel size and sigma (B,) in pixels, reflecting at the border, as two matrix products."""
+    size, radius = x.shape[-1], kernel // 2
+    d = torch.arange(-radius, radius + 1, device=x.device)
+    weight = (-0.5 * (d / sigma[:, None]) ** 2).exp()
+    weight = torch.where(apply[:, None], weight / weight.sum(1, keepdim=True), (d == 0).to(x.dtype))  # (B, kernel)
+    source = torch.arange(size, device=x.device)[:, None] + d  # (size, kernel)
+    source = (size - 1) - ((size - 1) - source.abs()).abs()
+    matrix = torch.zeros(len(x), size, size, device=x.device, dtype=x.dtype)
+    matrix.scatter_add_(2, source.expand(len(x), -1, -1), weight[:, None].expand(-1, size, -1).to(x.dtype))
+    return matrix[:, None] @ x @ matrix[:, None].mT
+
+
+def solarize(x: Tensor, apply: Tensor, threshold: float = 0.5) -> Tensor:
+    return torch.where(apply.view(-1, 1, 1, 1) & (x >= threshold), 1 - x, x)
+
+
+def saliency(images: Tensor) -> Tensor:
+    """Foreground masks (B, 1, H, W) in {0, 1} of images (B, 3, H, W) in [0, 1]; the estimator for sets without masks.
+
+    Frequency-tuned saliency (Achanta et al., CVPR 2009): distance of the slightly blurred image from its own mean
+    colour, here in RGB instead of Lab, cut at the image's mean distance. The paper uses DeepUSPS masks (ReLICv2).
+    """
+    on = torch.ones(len(images), dtype=torch.bool, device=images.device)
+    smooth = blur(images, torch.ones(len(images), device=images.device), on, 5)
+    distance = (smooth - images.mean((2, 3), keepdim=True)).norm(dim=1, keepdim=True)
+    return (distance > distance.mean((2, 3), keepdim=True)).to(images.dtype)
+
+
+# ---- drawing ------------------------------------------------------------------------------------------------------
+
+
+def draw_boxes(batch: int, height: int, width: int, scale, ratio, generator: torch.Generator) -> Tensor:
+    """Random-resized-crop boxes (B, 4): area share in `scale`, aspect log-uniform in `ratio`, position uniform.
+
+    torchvision redraws a box that does not fit; here its sides are cut to the image instead (our choice: no loop).
+    """
+    u = torch.rand(batch, 4, generator=generator)
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * u[:, 0])
+    aspect = torch.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * u[:, 1])
+    h = (area / aspect).sqrt().round().clamp(1, height)
+    w = (area * aspect).sqrt().round().clamp(1, width)
+    top, left = (u[:, 2] * (height - h + 1)).floor(), (u[:, 3] * (width - w + 1)).floor()
+    return torch.stack([top, left, h, w], 1)
+
+
+def draw_view(config, v: int, batch: int, generator: torch.Generator, height: int, width: int) -> Draw:
+    """All parameters of view v (v < L: large, else small) for a batch, each a CPU tensor with one row an image."""
+    large = v < config.large_views
+    scale = config.large_scale if large else config.small_scale
+
+    def coin(p: float) -> Tensor:
+        return torch.rand(batch, generator=generator) < p
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(batch, generator=generator)
+
+    strength = (config.brightness, config.contrast, config.saturation)
+    draw = {
+        "mask": coin(config.mask_p) & large,
+        "box": draw_boxes(batch, height, width, scale, config.ratio, generator),
+        "flip": coin(config.flip_p),
+        "jitter": coin(config.jitter_p),
+        "factors": torch.stack(
+            [uniform(max(0, 1 - s), 1 + s) for s in strength] + [uniform(-config.hue, config.hue)], 1
+        ),
+        "order": torch.rand(batch, 4, generator=generator).argsort(1),
+        "grey": coin(config.grey_p),
+        "blur": coin(config.blur_p[v % len(config.blur_p)]),
+        "sigma": uniform(*config.blur_sigma),
+        "solarize": coin(config.solarize_p[v % len(config.solarize_p)]),
+    }
+    # No jitter is jitter by nothing: factors 1, 1, 1, 0.
+    draw["factors"] = torch.where(draw["jitter"][:, None], draw["factors"], torch.tensor([1.0, 1.0, 1.0, 0.0]))
+    return draw
+
+
+def draw_views(config, batch: int, generator: torch.Generator, height: int, width: int) -> list[Draw]:
+    """The draws of all L + V views, large ones first."""
+    views = range(config.large_views + config.small_views)
+    return [draw_view(config, v, batch, generator, height, width) for v in views]
+
+
+# ---- applying -----------------------------------------------------------------------------------------------------
+
+
+def apply_view(x: Tensor, draw: Draw, size: int, config, mask: Tensor | None = None) -> Tensor:
+    """One view of images x (B, 3, H, W) in [0, 1] -> (B, 3, size, size) in [0, 1]; mask (B, 1, H, W) or None."""
+    if mask is not None:
+        x = mask_background(x, mask, draw["mask"])
+    x = crop_resize(x, draw["box"], size, draw["flip"]).clamp(0, 1)
+    if config.jitter_p > 0:
+        x = jitter(x, draw["factors"], draw["order"])
+    if config.grey_p > 0:
+        x = greyscale(x, draw["grey"])
+    if max(config.blur_p) > 0:
+        x = blur(x, draw["sigma"], draw["blur"], 2 * (size // 20) + 1)  # 10% of the side, odd: 3 for 32, 23 for 224
+    if max(config.solarize_p) > 0:
+        x = solarize(x, draw["solarize"])
+    return x
+
+
+def normalise(x: Tensor, mean, std) -> Tensor:
+    """Channel-wise (x - mean) / std in channels-last memory: x (B, 3, H, W) in [0, 1]."""
+    mean, std = (torch.tensor(c, device=x.device, dtype=x.dtype).view(1, 3, 1, 1) for c in (mean, std))
+    return ((x - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def make_views(images: Tensor, draws: list[Draw], config, masks: Tensor | None = None) -> list[Tensor]:
+    """uint8 images (B, 3, H, W) -> L + V normalised views, large first: L of (B, 3, S, S), V of (B, 3, s, s).
+
+    masks uint8 (B, 1, H, W) say what is foreground; without them `saliency` estimates it where mask_p asks for any.
+    """
+    x = images.float() / 255
+    if config.mask_p > 0:
+        masks = saliency(x) if masks is None else masks.to(x.dtype)
+    views = []
+    for v, draw in enumerate(draws):
+        draw = {name: value.to(x.device) for name, value in draw.items()}
+        large = v < config.large_views
+        size = config.large_size if large else config.small_size
+        view = apply_view(x, draw, size, config, masks if large and config.mask_p > 0 else None)
+        views.append(normalise(view, config.mean, config.std))
+    return views

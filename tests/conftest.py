@@ -1,0 +1,19 @@
+"""Fixtures of all tests."""
+import os
+
+import pytest
+import torch
+
+os.environ.setdefault("MPLBACKEND", "Agg")  # figures need no display
+
+DEVICES = ["cpu"]
+if torch.cuda.is_available():
+    DEVICES.append("cuda")
+if torch.backends.mps.is_available():
+    DEVICES.append("mps")
+
+
+@pytest.fixture(params=DEVICES)
+def device(request):
+    """Each device of this machine in turn: cpu always, cuda and mps where there is one."""
+    return torch.device(request.param)

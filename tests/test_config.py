@@ -1,0 +1,58 @@
+"""Config and presets: bad values and unknown names stop with one sentence; everything survives JSON."""
+
+import dataclasses
+import json
+
+import pytest
+
+from semppl_mini import Config, presets
+
+PRESETS = ("digits", "cifar10", "cifar10_cpu", "cifar100")
+
+
+def test_unknown_field_names_the_nearest():
+    with pytest.raises(ValueError, match="no field 'batchsize'; the nearest is 'batch_size'"):
+        Config().replace(batchsize=3)
+    with pytest.raises(ValueError, match="no field 'taux'.*'tau'"):
+        Config.from_dict({"taux": 0.1})
+
+
+@pytest.mark.parametrize("changes, words", [
+    ({"backbone": "resnet19"}, "backbone = 'resnet19' .*resnet18"),
+    ({"optimizer": "adam"}, "optimizer = 'adam' .*adamw"),
+    ({"labelled_share": 1.5}, r"labelled_share = 1.5 .*\[0, 1\]"),
+    ({"gamma": -0.1}, r"gamma = -0.1 .*\[0, 1\]"),
+    ({"tau": 0}, "tau = 0 must be more than 0"),
+    ({"epochs": 0}, "epochs = 0 must be more than 0"),
+    ({"negatives": 8, "batch_size": 8}, "negatives = 8 .*batch_size - 1 = 7"),
+    ({"k": 9, "queue": 8}, "k = 9 .*queue = 8"),
+    ({"voting_views": 5}, "voting_views = 5 .*large_views = 4"),
+])  # fmt: skip
+def test_bad_values_stop_with_one_sentence(changes, words):
+    with pytest.raises(ValueError, match=words) as error:
+        Config().replace(**changes)
+    assert "\n" not in str(error.value) and str(error.value).endswith(".")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_survive_json(preset):
+    config = getattr(presets, preset)()
+    assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_no_preset_uses_the_oracle(preset):
+    assert getattr(presets, preset)().oracle is False
+
+
+def test_paper_values_are_the_defaults():
+    c = Config()
+    assert (c.large_views, c.small_views, c.semantic_positives, c.negatives, c.k) == (4, 2, 3, 10, 1)
+    assert (c.tau, c.gamma, c.queue, c.batch_size, c.epochs) == (0.2, 0.996, 20 * 4096, 4096, 300)
+    assert (c.c, c.alpha, c.lam, c.optimizer) == (0.3, 0.2, 5, "lars")
+    assert (c.lr, c.weight_decay, c.warmup_epochs, c.momentum, c.eta) == (0.3, 1e-6, 10, 0.9, 1e-3)
+
+
+def test_a_config_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().tau = 1.0
