@@ -78,7 +78,10 @@ def load_data(name_or_path="digits", labels=None, label_seed: int = 0, val: int 
         splits, meta = read_pack(path)
     images, truth, masks = splits["train"]
     ids = torch.arange(len(truth))
-    held = pick(truth, len(truth) // 10 if val is None else val, len(meta["classes"]), seed=0)
+    val = len(truth) // 10 if val is None else val
+    if not 0 <= val < len(truth):
+        raise ValueError(f"val = {val} images cannot be held out of {len(truth)}; give 0 to {len(truth) - 1}.")
+    held = pick(truth, val, len(meta["classes"]), seed=0)
     keep = torch.ones(len(truth), dtype=torch.bool)
     keep[held] = False
     train = ImageSet(images, truth, ids, truth, masks)
@@ -108,11 +111,11 @@ def hide_labels(images: ImageSet, labels, seed: int, classes: int) -> ImageSet:
     n = len(images)
     if labels is None:
         return images
-    if isinstance(labels, bool) or not isinstance(labels, (int, float)) or labels <= 0:
+    if isinstance(labels, bool) or not isinstance(labels, (int, float)) or not labels > 0:  # not > 0: nan too
         raise ValueError(f"labels = {labels!r} is neither a share in (0, 1] nor a count; give for example 0.1 or 500.")
-    count = labels if isinstance(labels, int) else round(labels * n)
     if isinstance(labels, float) and labels > 1:
         raise ValueError(f"labels = {labels} is a share above 1; give a share in (0, 1], or a whole number to count.")
+    count = labels if isinstance(labels, int) else round(labels * n)
     if not classes <= count <= n:
         raise ValueError(f"labels = {labels} keeps {count} labels; give at least one a class ({classes}), at most {n}.")
     smallest = int(torch.bincount(images.truth, minlength=classes).min())

@@ -168,7 +168,9 @@ def inspect(method, images: ImageSet, seed: int = 0) -> dict:
     o = torch.stack([method.predict(normalise(v.to(device, dtype), config.mean, config.std)) for v in views])
     method.train(was)
     y_bar, votes = method.vote(o)
-    found = [neighbours(o_j, keys, queue.labels, config.k, config.knn_chunk_mb) for o_j in o for keys in queue.keys]
+    n_voting = config.voting_views or L
+    pairs = [(o_j, keys) for o_j in o[:n_voting] for keys in queue.keys[:n_voting]]
+    found = [neighbours(o_j, keys, queue.labels, config.k, config.knn_chunk_mb) for o_j, keys in pairs]
     slots, cosine = torch.stack([f[1] for f in found], 1), torch.stack([f[0] for f in found], 1)  # (n, L * L, k)
     u = torch.rand(n, config.semantic_positives, generator=rng).to(device)
     drawn, valid = draw_positives(queue.labels, queue.ids, y_bar, images.ids.to(device), u, config.exclude_self)

@@ -20,10 +20,10 @@ STYLE = {f"{part}color": COLOUR[None] for part in ("text.", "axes.label", "axes.
 STYLE |= {f"axes.spines.{side}": False for side in ("left", "right", "top", "bottom")}
 STYLE |= {"figure.dpi": 90, "figure.constrained_layout.use": True, "axes.titlelocation": "left"}
 STYLE |= {"axes.prop_cycle": plt.cycler(color=LINES), "axes.titlesize": 10, "figure.titlesize": 10}
-STYLE |= {"xtick.major.size": 0, "ytick.major.size": 0, "grid.color": FAINT, "legend.frameon": False}
+STYLE |= {"xtick.major.size": 0, "ytick.major.size": 0, "ytick.major.pad": 7, "legend.frameon": False}
+STYLE |= {"grid.color": FAINT, "legend.handlelength": 2.5}
 NAMES = {f"{a}_{b}": rf"${a}_{{\mathrm{{{b}}}}}$" for a in "LI" for b in ("augm", "sempos")}
-NUMBERS = {"loss", "lr", "images_per_second", "seconds", *NAMES}  # all other fields of a record are shares
-NAMES |= {"pseudo_label_accuracy": "pseudo-label accuracy", "knn20": "k-NN, k = 20"}
+SHARES = {"pseudo_label_accuracy", "coverage", "vote_agreement", "purity", "false_negatives", "data_share"}
 
 
 def figure(draw):
@@ -40,12 +40,18 @@ def figure(draw):
 
 
 def _name(key: str) -> str:
-    return NAMES.get(key, key.replace("_", " "))
+    return NAMES.get(key, key.replace("_", " ").replace("pseudo l", "pseudo-l").replace("knn", "k-NN, k = "))
 
 
 def _shares(ax) -> None:
     ax.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
     ax.grid(axis="y")
+
+
+def _dots(ax, names: list[str], mean: list, std: list) -> None:
+    ax.errorbar(range(len(names)), mean, std, marker="o")
+    ax.set_xticks(range(len(names)), names)
+    _shares(ax)
 
 
 def _grid(panels: int, columns: int, width: float, height: float):  # of each panel, in inches
@@ -55,41 +61,50 @@ def _grid(panels: int, columns: int, width: float, height: float):  # of each pa
     return fig, [fig.add_subplot(rows, columns, i + 1) for i in range(panels)]
 
 
-def _lines(ax, histories: dict, key: str) -> None:
-    """A line a run, with a hollow dot at its first epoch; oracle runs are dashed."""
+def _lines(ax, histories: dict, key: str, x: str) -> None:
+    """A line a run, with a hollow dot at its start; oracle runs are dashed."""
     for name, history in histories.items():
-        points = [(record["epoch"], record[key]) for record in history if record.get(key) is not None]
+        points = [(record[x], record[key]) for record in history if record.get(key) is not None]
         dash = (0, (4, 2)) if "oracle" in name.lower() else "-"
         (line,) = ax.plot(*np.array(points, float).reshape(-1, 2).T, ls=dash, lw=1.8, label=name)
         line.set(marker="o", markerfacecolor="white", markevery=slice(0, 1), clip_on=False)
-    ax.set_xlim(0, max([1, *(record["epoch"] for history in histories.values() for record in history)]))
+    ax.set_xlim(0, max([1, *(record[x] for history in histories.values() for record in history)]))
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    ax.grid(axis="y") if key in NUMBERS else _shares(ax)
+    ax.grid(axis="y")
+    if key in SHARES:
+        ax.set_ylim(0, 1.02)
+        _shares(ax)
+
+
+@figure
+def curves(histories: dict[str, list[dict]], keys: list[str], x: str = "epoch"):
+    """Small multiples of record fields against epoch or field x; a single one is wide, with labelled lines."""
+    fig, axes = _grid(len(keys), 4, 2.4, 2.1) if len(keys) > 1 else _grid(1, 1, 6.5, 2.8)
+    for ax, key in zip(axes, keys, strict=True):
+        _lines(ax, histories, key, x)
+        ax.set(title=_name(key), xlabel=_name(x))
+    if len(keys) == 1:
+        _label_lines(axes[0], ".1%" if keys[0] in SHARES else "")
+    elif len(histories) > 1:
+        fig.legend(*ax.get_legend_handles_labels(), loc="outside upper left", ncols=4, markerscale=0)
+    return fig
+
+
+def _label_lines(ax, form: str) -> None:
+    """Names, perhaps with the last value, to the right of the lines' ends and a line of text apart."""
+    (low, high), height = ax.get_ylim(), -1.0
+    ends = [(line.get_ydata()[-1], line.get_label(), line.get_color()) for line in ax.lines if line.get_ydata().size]
+    for y, name, colour in sorted(ends):
+        height = max((y - low) / (high - low), height + 0.09)
+        text = f"{name}  {y:{form}}" if form else name
+        ax.text(1.02, height, text, color=colour, va="center", transform=ax.transAxes)
 
 
 @figure
 def pseudo_label_curves(histories: dict[str, list[dict]], title: str | None = None):
     """Pseudo-label accuracy against epoch, a labelled line a run; the hollow dot is the untrained encoder."""
-    fig, ax = plt.subplots(figsize=(7, 3.4))
-    _lines(ax, histories, "pseudo_label_accuracy")
-    ax.set(xlabel="epoch", ylabel="pseudo-label accuracy", title=title or "", ylim=(0, 1.02))
-    drawn, height = [line for line in ax.lines if len(line.get_ydata())], -1.0
-    for line in sorted(drawn, key=lambda line: line.get_ydata()[-1]):  # from below, a line of text apart
-        height = max(line.get_ydata()[-1], height + 0.075)
-        text = f"  {line.get_label()}  {line.get_ydata()[-1]:.1%}"
-        ax.text(ax.get_xlim()[1], height, text, color=line.get_color(), va="center")
-    return fig
-
-
-@figure
-def curves(histories: dict[str, list[dict]], keys: list[str]):
-    """Small multiples of record fields against epoch: loss terms, "purity", "vote_agreement", ..."""
-    fig, axes = _grid(len(keys), 4, 2.4, 2.1)
-    for ax, key in zip(axes, keys, strict=True):
-        _lines(ax, histories, key)
-        ax.set(title=_name(key), xlabel="epoch")
-    if len(histories) > 1:
-        fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
+    fig = curves(histories, ["pseudo_label_accuracy"])
+    fig.axes[0].set_title(title or "pseudo-label accuracy")
     return fig
 
 
@@ -156,12 +171,10 @@ def agreement(votes_agreement, correct):
     x, count = np.unique(level, return_counts=True)
     y = np.array([correct[level == share].mean() for share in x])
     fig, ax = plt.subplots(figsize=(6.5, 3))
-    ax.errorbar(x, y, (y * (1 - y) / count) ** 0.5, color=COLOUR[True], marker="o")
+    _dots(ax, [f"{a:.0%}\n{n}" for a, n in zip(x, count, strict=True)], y, (y * (1 - y) / count) ** 0.5)
     ax.axhline(correct.mean(), color=COLOUR[None], lw=0.8, ls=":")
     ax.set(ylabel="accuracy", ylim=(0, 1.04), title=f"dotted: all images, {correct.mean():.1%}")
-    ax.set_xticks(x, [f"{share:.0%}\n{n}" for share, n in zip(x, count, strict=True)])
     ax.set_xlabel("share of votes for the pseudo-label, and number of images")
-    _shares(ax)
     return fig
 
 
@@ -171,10 +184,10 @@ def results_bars(table: dict[str, dict], measures: list[str]):
     fig, axes = _grid(len(measures), len(measures), 2.4, 0.32 * len(table) + 0.6)
     for ax, measure in zip(axes, measures, strict=True):
         found = [(row, r[measure]) for row, r in enumerate(table.values()) if r.get(measure) is not None]
-        for row, (mean, *std) in ((row, np.atleast_1d(value).tolist()) for row, value in found):
+        for row, (mean, *std) in [(row, np.atleast_1d(value).tolist()) for row, value in found]:
             ax.barh(row, mean, 0.12, color=FAINT)
             ax.errorbar(mean, row, xerr=std or None, color=LINES[row % len(LINES)], marker="o")
-            ax.text(mean + sum(std) + 0.05, row, " ± ".join(f"{100 * x:.1f}" for x in (mean, *std)), va="center")
+            ax.text(mean + sum(std) + 0.05, row, " ± ".join(f"{x:.1%}" for x in (mean, *std)), va="center")
         ax.set(title=_name(measure), yticks=[], xticks=[], xlim=(0, 1.35), ylim=(len(table) - 0.5, -0.5))
     axes[0].set_yticks(range(len(table)), table)
     return fig
@@ -193,10 +206,8 @@ def sweep_panels(rows: list[dict], questions: list[str], measure="pseudo_label_a
         seeds = [[row[measure] for row in runs if row["value"] == value] for value in values]
         if baseline is not None:
             ax.axhspan(*(np.mean(baseline) + sign * np.std(baseline) for sign in (-1, 1)), color=FAINT)
-        ax.errorbar(range(len(values)), list(map(np.mean, seeds)), list(map(np.std, seeds)), marker="o")
-        ax.set_xticks(range(len(values)), map(str, values))
-        ax.set(title=_name(question), xlim=(-0.4, len(values) - 0.6))
-        _shares(ax)
+        _dots(ax, list(map(str, values)), list(map(np.mean, seeds)), list(map(np.std, seeds)))
+        ax.set_title(_name(question))
     fig.supylabel(_name(measure), size=10)
     return fig
 
@@ -249,14 +260,13 @@ def vote_panel(images, report: dict, i: int, data):
     L, R = round(report["votes"].shape[1] ** 0.5), report["positive_ids"].shape[1]
     votes = report["votes"][i].view(L, L).numpy()
     left, right = plt.figure(figsize=(9, 2.5)).subfigures(1, 2, width_ratios=(1, 2.9))
-    ax = left.subplots()
+    ax, (top, bottom) = left.subplots(), _tiles(right, 2, 5 + R)
     ax.imshow(votes == truth, cmap="RdBu", vmin=-3, vmax=4, extent=(0.5, L + 0.5, L + 0.5, 0.5))
     for (j, a), label in np.ndenumerate(votes):
         ax.text(a + 1, j + 1, names[label], color=COLOUR[bool(label == truth)], **CENTRED)
     ax.set(xlabel="queue", ylabel="view", xticks=range(1, L + 1), yticks=range(1, L + 1))
     title = f"true class {names[truth]}, {report['agreement'][i]:.0%} vote {names[y_bar]}"
     left.suptitle(title, color=COLOUR[y_bar == truth])
-    top, bottom = _tiles(right, 2, 5 + R)
     for j, ax in enumerate(top[: 1 + len(report["views"])]):
         _show(ax, report["views"][j - 1, i] if j else images.images[i], f"view {j}" if j else "image")
     _evidence(bottom, report, i, data, truth, 5)
@@ -267,7 +277,7 @@ def vote_panel(images, report: dict, i: int, data):
 
 @figure
 def gallery(data, report: dict, rows: int, images):
-    """Images voted right, beside them as many voted wrong, from high to low agreement; report as in `vote_panel`.
+    """Images voted right, beside them as many voted wrong, high agreement first; report as in `vote_panel`.
 
     A row: an image and its pseudo-label, the 3 nearest queue images, its semantic positives.
     """

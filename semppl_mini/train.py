@@ -222,7 +222,7 @@ def _finish_epoch(run: Run, trainer: Trainer, record: dict, log, callbacks) -> N
     _write(log, {**record, **({"oracle": True} if run.config.oracle else {})})
     if run.folder:
         state = {"config": run.config.to_dict(), "classes": run.method.num_classes, "history": run.history}
-        state |= {"method": run.method.state_dict(), "optimizer": trainer.optimizer.state_dict()}
+        state |= {"method": run.method.state_dict(), "optimizer": trainer.optimizer.state_dict(), "log": log.tell()}
         checkpoint.save(run.folder / "checkpoint.pt", state)
     for callback in callbacks:
         callback(run, record)
@@ -241,6 +241,8 @@ def _resume(run: Run, trainer: Trainer) -> None:
     run.method.load_state_dict(state["method"])
     trainer.optimizer.load_state_dict(state["optimizer"])
     run.history = state["history"]
+    if "log" in state:  # drop what an unfinished epoch wrote: it runs again
+        os.truncate(run.folder / "log.jsonl", state["log"])
 
 
 def load_run(path) -> Run:

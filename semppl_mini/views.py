@@ -114,15 +114,18 @@ def greyscale(x: Tensor, apply: Tensor) -> Tensor:
 
 def blur(x: Tensor, sigma: Tensor, apply: Tensor, kernel: int) -> Tensor:
     """Gaussian blur with odd kernel size and sigma (B,) in pixels, reflecting at the border, as two matrix products."""
-    size, radius = x.shape[-1], kernel // 2
-    d = torch.arange(-radius, radius + 1, device=x.device)
+    d = torch.arange(-(kernel // 2), kernel // 2 + 1, device=x.device)
     weight = (-0.5 * (d / sigma[:, None]) ** 2).exp()
     weight = torch.where(apply[:, None], weight / weight.sum(1, keepdim=True), (d == 0).to(x.dtype))  # (B, kernel)
-    source = torch.arange(size, device=x.device)[:, None] + d  # (size, kernel)
-    source = (size - 1) - ((size - 1) - source.abs()).abs()
-    matrix = torch.zeros(len(x), size, size, device=x.device, dtype=x.dtype)
-    matrix.scatter_add_(2, source.expand(len(x), -1, -1), weight[:, None].expand(-1, size, -1).to(x.dtype))
-    return matrix[:, None] @ x @ matrix[:, None].mT
+
+    def along(size: int) -> Tensor:  # (B, 1, size, size)
+        source = torch.arange(size, device=x.device)[:, None] + d  # (size, kernel)
+        source = (size - 1) - ((size - 1) - source.abs()).abs()
+        matrix = torch.zeros(len(x), size, size, device=x.device, dtype=x.dtype)
+        matrix.scatter_add_(2, source.expand(len(x), -1, -1), weight[:, None].expand(-1, size, -1).to(x.dtype))
+        return matrix[:, None]
+
+    return along(x.shape[2]) @ x @ along(x.shape[3]).mT
 
 
 def solarize(x: Tensor, apply: Tensor, threshold: float = 0.5) -> Tensor:

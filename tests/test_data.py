@@ -211,7 +211,7 @@ def test_a_pack_that_holds_pickles_or_no_meta_is_refused(pack):
     (lambda p: p | {"train": (p["train"][0], p["train"][1] + 1)}, "train has labels from 1 to 3; .*0 to 2"),
     (lambda p: p | {"test": (p["test"][0], p["test"][1] - 1)}, "test has labels from -1 to 1"),
     (lambda p: p | {"train": (p["train"][0][:-1], p["train"][1])}, r"images \(59, 3, 8, 8\) for 60 labels"),
-    (lambda p: p | {"train": (p["train"][0][:, :1], p["train"][1])}, r"give \(n, 3, H, W\)"),
+    (lambda p: p | {"train": (p["train"][0][:, :1], p["train"][1])}, r"images \(60, 1, 8, 8\) for 60 labels"),
     (lambda p: p | {"test": (p["test"][0][:0], p["test"][1][:0])}, "for 0 labels"),
 ])  # fmt: skip
 def test_inconsistent_splits_are_refused_and_leave_no_file(change, words, tmp_path):

@@ -10,7 +10,17 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 from torch.testing import assert_close
 
-from semppl_mini import evaluate
+from semppl_mini.evaluate import (
+    classifier_accuracy,
+    evaluate,
+    fine_tune,
+    inspect,
+    knn_accuracy,
+    linear_probe,
+    raw_pixel_accuracy,
+    supervised,
+    untrained_encoder,
+)
 from semppl_mini.semppl import SemPPL, encode
 
 
@@ -28,7 +38,7 @@ def test_knn_equals_scikit_learn(k, device):
     bank, queries = blobs(60, 0), blobs(700, 10)  # more queries than one chunk
     wanted = KNeighborsClassifier(k, metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.07))
     wanted = wanted.fit(*bank).score(*queries)
-    ours = evaluate.knn_accuracy(*(x.to(device) for x in (*bank, *queries)), k=k)
+    ours = knn_accuracy(*(x.to(device) for x in (*bank, *queries)), k=k)
     assert ours == pytest.approx(wanted, abs=1e-9) and 0.5 < wanted < 1
 
 
@@ -36,14 +46,14 @@ def test_knn_weights_by_similarity():
     """Two distant neighbours outvote a near one at a high temperature only."""
     bank = torch.tensor([[1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
     given = bank, torch.tensor([0, 1, 1]), torch.tensor([[1.0, 0.0]]), torch.tensor([0])
-    assert evaluate.knn_accuracy(*given, k=3) == 1
-    assert evaluate.knn_accuracy(*given, k=3, temperature=10) == 0
+    assert knn_accuracy(*given, k=3) == 1
+    assert knn_accuracy(*given, k=3, temperature=10) == 0
 
 
 @pytest.mark.parametrize("k", [0, 61])
 def test_impossible_k(k):
     with pytest.raises(ValueError, match=f"k = {k} .*bank of 60"):
-        evaluate.knn_accuracy(*blobs(60, 0), *blobs(5, 1), k=k)
+        knn_accuracy(*blobs(60, 0), *blobs(5, 1), k=k)
 
 
 # ---- linear probe
@@ -52,8 +62,8 @@ def test_impossible_k(k):
 def test_linear_probe_separates_what_is_separable():
     shift = torch.tensor([1e3, 0, -5, 0, 0, 7]) + 0  # features of any scale and offset
     (x, y), (q, c) = blobs(90, 0, spread=0.05), blobs(200, 10, spread=0.05)
-    assert evaluate.linear_probe(100 * x + shift, y, 100 * q + shift, c) == 1
-    assert evaluate.linear_probe(x, y, q, (c + 1) % 3) == 0
+    assert linear_probe(100 * x + shift, y, 100 * q + shift, c) == 1
+    assert linear_probe(x, y, q, (c + 1) % 3) == 0
 
 
 def test_linear_probe_is_logistic_regression_chosen_on_validation():
@@ -64,8 +74,8 @@ def test_linear_probe_is_logistic_regression_chosen_on_validation():
     test_scores = [p.score(scale.transform(test[0]), test[1]) for p in probes]
     best = int(np.argmax(held_scores))
     assert len(set(test_scores)) == 3  # the choice matters
-    assert evaluate.linear_probe(*train, *test, held, grid=(1e-4, 0.1, 10.0)) == pytest.approx(test_scores[best])
-    assert evaluate.linear_probe(*train, *test, grid=(1e-4, 0.1, 10.0)) == pytest.approx(test_scores[1])
+    assert linear_probe(*train, *test, held, grid=(1e-4, 0.1, 10.0)) == pytest.approx(test_scores[best])
+    assert linear_probe(*train, *test, grid=(1e-4, 0.1, 10.0)) == pytest.approx(test_scores[1])
 
 
 # ---- baselines
@@ -77,12 +87,12 @@ def test_raw_pixels_equal_scikit_learn(split):
     bank, asked = data.train.labelled(), getattr(data, split)
     nearest = KNeighborsClassifier(1).fit(bank.images.flatten(1).double(), bank.labels)
     wanted = nearest.score(asked.images.flatten(1).double(), asked.truth)
-    assert evaluate.raw_pixel_accuracy(data, split) == pytest.approx(wanted)
+    assert raw_pixel_accuracy(data, split) == pytest.approx(wanted)
 
 
 def tuned(data, steps=3, config=None):
     config = config or tiny()
-    return evaluate.fine_tune(evaluate.untrained_encoder(config), config, data, steps, lr=0.05, batch=16)
+    return fine_tune(untrained_encoder(config), config, data, steps, lr=0.05, batch=16)
 
 
 def test_fine_tuning_sees_labelled_images_only():
@@ -99,9 +109,9 @@ def test_fine_tuning_sees_labelled_images_only():
 
 def test_fine_tuning_moves_a_copy_of_all_weights(device):
     config = tiny(device=str(device))
-    encoder = evaluate.untrained_encoder(config)
+    encoder = untrained_encoder(config)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    model = evaluate.fine_tune(encoder, config, tiny_data(), 3, lr=0.05, batch=16)
+    model = fine_tune(encoder, config, tiny_data(), 3, lr=0.05, batch=16)
     assert not checks.differing(before, encoder.state_dict())
     assert not any(torch.equal(p, before[name]) for name, p in model[0].named_parameters())
     assert not model.training and model[1].out_features == 10
@@ -112,16 +122,16 @@ def test_fine_tuning_learns_its_labels():
     config = tiny(jitter_p=0.0, grey_p=0.0, blur_p=(0.0,), solarize_p=(0.0,), large_scale=(0.9, 1.0), width=8,
                   flip_p=0.0, large_size=32)  # fmt: skip
     model = tuned(data, 40, config)
-    assert evaluate.classifier_accuracy(model, data.train.labelled(), config) > 0.5  # of ten classes
+    assert classifier_accuracy(model, data.train.labelled(), config) > 0.5  # of ten classes
 
 
 def test_supervised_only_starts_from_the_untrained_encoder():
     config = tiny()
     assert not checks.differing(
-        evaluate.supervised(config, tiny_data(), 0)[0].state_dict(), evaluate.untrained_encoder(config).state_dict()
+        supervised(config, tiny_data(), 0)[0].state_dict(), untrained_encoder(config).state_dict()
     )
     assert not checks.differing(
-        SemPPL(config, 10).encoder.state_dict(), evaluate.untrained_encoder(config).state_dict()
+        SemPPL(config, 10).encoder.state_dict(), untrained_encoder(config).state_dict()
     )
 
 
@@ -130,7 +140,7 @@ def test_classifier_accuracy_counts_right_answers(device):
     model = tuned(data, 2, tiny(device=str(device)))
     logits = encode(model, data.test.images, tiny())
     wanted = sum(int(row.argmax()) == c for row, c in zip(logits, data.test.truth.tolist(), strict=True)) / 30
-    assert evaluate.classifier_accuracy(model, data.test, tiny()) == pytest.approx(wanted)
+    assert classifier_accuracy(model, data.test, tiny()) == pytest.approx(wanted)
 
 
 # ---- all read-outs
@@ -138,23 +148,23 @@ def test_classifier_accuracy_counts_right_answers(device):
 
 def test_evaluate_reports_every_read_out_and_its_bank():
     config, data = tiny(), tiny_data()
-    encoder = evaluate.untrained_encoder(config)
+    encoder = untrained_encoder(config)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    few = evaluate.evaluate(encoder, config, data)
+    few = evaluate(encoder, config, data)
     assert set(few) == {"split", "bank", "knn20", "linear", "few_label"}  # no 200 neighbours among 20
     assert few["bank"] == 20 and few["split"] == "test" and few["few_label"] == few["linear"]
     bank = data.train.labelled()
     x, q = (encode(encoder, s.images, config) for s in (bank, data.test))
-    assert few["knn20"] == evaluate.knn_accuracy(x, bank.labels, q, data.test.truth, 20)
-    tuned = evaluate.evaluate(encoder, config, data, "val", tune_steps=1)
-    assert tuned["chosen"] in ("linear", "fine_tuned") and tuned["few_label"] == tuned[tuned["chosen"]]
+    assert few["knn20"] == knn_accuracy(x, bank.labels, q, data.test.truth, 20)
+    both = evaluate(encoder, config, data, "val", tune_steps=1)
+    assert both["chosen"] in ("linear", "fine_tuned") and both["few_label"] == both[both["chosen"]]
     assert not checks.differing(before, encoder.state_dict())
 
 
 def test_few_label_read_outs_do_not_depend_on_hidden_labels():
     config, data = tiny(), tiny_data()
-    encoder = evaluate.untrained_encoder(config)
-    one, other = (evaluate.evaluate(encoder, config, d, tune_steps=1) for d in (data, checks.hidden_permuted(data)))
+    encoder = untrained_encoder(config)
+    one, other = (evaluate(encoder, config, d, tune_steps=1) for d in (data, checks.hidden_permuted(data)))
     assert one == other
 
 
@@ -170,13 +180,14 @@ def test_encode_restores_the_mode_of_any_encoder(device):
 # ---- a look inside
 
 
-def test_inspect_shows_what_stands_behind_each_vote():
-    config, data = tiny(k=2, embedding_dim=8), tiny_data()
+@pytest.mark.parametrize("large, voting", [(2, None), (3, 2)])
+def test_inspect_shows_what_stands_behind_each_vote(large, voting):
+    config, data = tiny(k=2, large_views=large, voting_views=voting), tiny_data()
     method = SemPPL(config, 10)
     bank = data.train.labelled()
-    method.queue.enqueue(units(2, 20, 8), bank.labels, bank.ids)
-    report = evaluate.inspect(method, data.train.take(torch.arange(9)))
-    assert report["views"].shape == (2, 9, 3, 16, 16) and 0 <= report["views"].min() <= report["views"].max() <= 1
+    method.queue.enqueue(units(large, 20, 8), bank.labels, bank.ids)
+    report = inspect(method, data.train.take(torch.arange(9)))
+    assert report["views"].shape == (large, 9, 3, 16, 16) and 0 <= report["views"].min() <= report["views"].max() <= 1
     assert report["votes"].shape == (9, 4) and report["y_bar"].shape == (9,)
     assert report["neighbour_ids"].shape == report["cosine"].shape == (9, 4, 2)
     label_of = dict(zip(bank.ids.tolist(), bank.labels.tolist(), strict=True))

@@ -30,9 +30,9 @@ def rows_of(pack, folder, questions=QUESTIONS, seeds=2, preset=PRESET):
 
 
 def make_pack(folder, test=None):
-    """100 colour digits as a pack, with 30 images to test on, or other ones."""
+    """200 colour digits as a pack, with 30 images to test on, or other ones."""
     data = s.load_data("digits")
-    train = data.train.take(pick(data.train.truth, 100, 10, seed=1))
+    train = data.train.take(pick(data.train.truth, 200, 10, seed=1))
     test = data.test.images[:30] if test is None else test
     splits = {"train": (train.images, train.truth), "test": (test, data.test.truth[: len(test)])}
     return write_pack(folder / "tiny.npz", splits, data.classes, "a slice of the digits")
@@ -111,7 +111,7 @@ def test_labels_of_a_cell_are_those_that_are_visible(pack, tmp_path, monkeypatch
     rows = rows_of(pack, tmp_path, {"labels": (10, 40)}, seeds=1)
     assert counts == [10, 20, 40] and [row["value"] for row in rows] == counts
     assert rows[0]["knn20"] is None and rows[1]["knn20"] is not None  # 10 labels are no bank for 20 neighbours
-    assert sweep.table(rows).splitlines()[1].split()[4] == "-"
+    assert sweep.table(rows).splitlines()[1].split()[3] == "-"
 
 
 def test_files_are_small_and_hold_no_steps(kept):
@@ -153,6 +153,16 @@ def test_a_stopped_sweep_keeps_what_had_ended(pack, tmp_path, monkeypatch, train
     assert [path.name for path in tmp_path.iterdir()] == ["tiny-epochs=1-seed=0.json"]
     rows_of(pack, tmp_path, {"k": (3,)}, seeds=1)
     assert [config.k for config in trained] == [1, 3]
+
+
+def test_a_file_appears_whole_or_not_at_all(pack, tmp_path, monkeypatch):
+    def power_cut(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", power_cut)
+    with pytest.raises(KeyboardInterrupt):
+        rows_of(pack, tmp_path, {"k": (1,)}, seeds=1)
+    assert not list(tmp_path.glob("*.json"))
 
 
 def other_settings(text):

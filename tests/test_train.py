@@ -210,6 +210,27 @@ def test_resume_equals_the_uninterrupted_run_bit_for_bit(after, changes, tmp_pat
     assert [line["step"] for line in steps if "step" in line] == list(range(12))
 
 
+def test_resume_in_the_middle_of_an_epoch_leaves_one_line_a_step_and_an_epoch(run, tmp_path, monkeypatch):
+    """A run killed in the second epoch starts that epoch again; its log looks as if it never stopped."""
+    steps, right = [], train.Trainer.step
+
+    def killed(self, step, index, learn=True):
+        steps.append(step)
+        if step == 6:
+            raise Stop
+        return right(self, step, index, learn)
+
+    monkeypatch.setattr(train.Trainer, "step", killed)
+    with pytest.raises(Stop):
+        run_of(run.config, tmp_path)
+    monkeypatch.undo()
+    resumed = run_of(run.config, tmp_path)
+    assert not differing(weights(resumed), weights(run))
+    logs = [(folder / "log.jsonl").read_text().splitlines() for folder in (tmp_path, run.folder)]
+    keys = [[(line.get("step"), line.get("epoch")) for line in map(json.loads, log)] for log in logs]
+    assert keys[0] == keys[1] and steps[-1] == 6
+
+
 def test_two_equal_runs_are_equal_to_the_bit_and_another_seed_is_not(run):
     torch.manual_seed(99)  # the global generator does not matter
     assert not differing(weights(run_of(run.config)), weights(run))
