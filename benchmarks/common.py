@@ -8,7 +8,8 @@ from torch import Tensor
 
 from semppl_mini import Data, SemPPL, load_data
 from semppl_mini.data import data_dir
-from semppl_mini.train import Trainer, autocast_of, epoch_order
+from semppl_mini.device import autocast_of
+from semppl_mini.train import Trainer, epoch_order
 
 
 @functools.cache

@@ -17,11 +17,10 @@ LINES = "#0072b2 #d55e00 #009e73 #cc79a7 #e69f00 #56b4e9 #000000".split()
 COLOUR = {True: LINES[0], False: LINES[1], None: "#333333"}  # right, wrong, neither
 FAINT, CENTRED = "#d9d9d9", {"ha": "center", "va": "center"}
 STYLE = {f"{part}color": COLOUR[None] for part in ("text.", "axes.label", "axes.edge", "xtick.", "ytick.")}
-STYLE |= {f"axes.spines.{side}": False for side in ("left", "right", "top", "bottom")}
+STYLE |= {"grid.color": FAINT} | {f"axes.spines.{side}": False for side in "left right top bottom".split()}
 STYLE |= {"figure.dpi": 90, "figure.constrained_layout.use": True, "axes.titlelocation": "left"}
 STYLE |= {"axes.prop_cycle": plt.cycler(color=LINES), "axes.titlesize": 10, "figure.titlesize": 10}
 STYLE |= {"xtick.major.size": 0, "ytick.major.size": 0, "ytick.major.pad": 7, "legend.frameon": False}
-STYLE |= {"grid.color": FAINT, "legend.handlelength": 2.5}
 NAMES = {f"{a}_{b}": rf"${a}_{{\mathrm{{{b}}}}}$" for a in "LI" for b in ("augm", "sempos")}
 SHARES = {"pseudo_label_accuracy", "coverage", "vote_agreement", "purity", "false_negatives", "data_share"}
 
@@ -45,7 +44,7 @@ def _name(key: str) -> str:
 
 def _shares(ax) -> None:
     ax.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
-    ax.grid(axis="y")
+    ax.grid(True, axis="y")
 
 
 def _dots(ax, names: list[str], mean: list, std: list) -> None:
@@ -70,7 +69,7 @@ def _lines(ax, histories: dict, key: str, x: str) -> None:
         line.set(marker="o", markerfacecolor="white", markevery=slice(0, 1), clip_on=False)
     ax.set_xlim(0, max([1, *(record[x] for history in histories.values() for record in history)]))
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    ax.grid(axis="y")
+    ax.grid(True, axis="y")
     if key in SHARES:
         ax.set_ylim(0, 1.02)
         _shares(ax)
@@ -78,33 +77,26 @@ def _lines(ax, histories: dict, key: str, x: str) -> None:
 
 @figure
 def curves(histories: dict[str, list[dict]], keys: list[str], x: str = "epoch"):
-    """Small multiples of record fields against epoch or field x; a single one is wide, with labelled lines."""
+    """Small multiples of record fields against epoch or field x; one alone is wide, its lines labelled."""
     fig, axes = _grid(len(keys), 4, 2.4, 2.1) if len(keys) > 1 else _grid(1, 1, 6.5, 2.8)
     for ax, key in zip(axes, keys, strict=True):
         _lines(ax, histories, key, x)
         ax.set(title=_name(key), xlabel=_name(x))
-    if len(keys) == 1:
-        _label_lines(axes[0], ".1%" if keys[0] in SHARES else "")
-    elif len(histories) > 1:
+    if len(keys) > 1 and len(histories) > 1:
         fig.legend(*ax.get_legend_handles_labels(), loc="outside upper left", ncols=4, markerscale=0)
+    ends = {line: line.get_ydata()[-1] for line in ax.lines if len(keys) == 1 and line.get_ydata().size}
+    (low, high), height, form = ax.get_ylim(), -1.0, "{}  {:.1%}" if key in SHARES else "{}"
+    for line in sorted(ends, key=ends.get):  # from the lowest up, a line of text apart
+        height = max((ends[line] - low) / (high - low), height + 0.09)
+        text = form.format(line.get_label(), ends[line])
+        ax.text(1.02, height, text, color=line.get_color(), va="center", transform=ax.transAxes)
     return fig
 
 
-def _label_lines(ax, form: str) -> None:
-    """Names, perhaps with the last value, to the right of the lines' ends and a line of text apart."""
-    (low, high), height = ax.get_ylim(), -1.0
-    ends = [(line.get_ydata()[-1], line.get_label(), line.get_color()) for line in ax.lines if line.get_ydata().size]
-    for y, name, colour in sorted(ends):
-        height = max((y - low) / (high - low), height + 0.09)
-        text = f"{name}  {y:{form}}" if form else name
-        ax.text(1.02, height, text, color=colour, va="center", transform=ax.transAxes)
-
-
-@figure
 def pseudo_label_curves(histories: dict[str, list[dict]], title: str | None = None):
     """Pseudo-label accuracy against epoch, a labelled line a run; the hollow dot is the untrained encoder."""
     fig = curves(histories, ["pseudo_label_accuracy"])
-    fig.axes[0].set_title(title or "pseudo-label accuracy")
+    fig.axes[0].set_title("pseudo-label accuracy" + (f": {title}" if title else ""), loc="left", size=10)
     return fig
 
 
@@ -185,8 +177,7 @@ def results_bars(table: dict[str, dict], measures: list[str]):
     for ax, measure in zip(axes, measures, strict=True):
         found = [(row, r[measure]) for row, r in enumerate(table.values()) if r.get(measure) is not None]
         for row, (mean, *std) in [(row, np.atleast_1d(value).tolist()) for row, value in found]:
-            ax.barh(row, mean, 0.12, color=FAINT)
-            ax.errorbar(mean, row, xerr=std or None, color=LINES[row % len(LINES)], marker="o")
+            ax.barh(row, mean, 0.6, xerr=std or None, color=LINES[row % len(LINES)])
             ax.text(mean + sum(std) + 0.05, row, " ± ".join(f"{x:.1%}" for x in (mean, *std)), va="center")
         ax.set(title=_name(measure), yticks=[], xticks=[], xlim=(0, 1.35), ylim=(len(table) - 0.5, -0.5))
     axes[0].set_yticks(range(len(table)), table)
@@ -213,7 +204,6 @@ def sweep_panels(rows: list[dict], questions: list[str], measure="pseudo_label_a
 
 
 def _tiles(fig, rows: int, columns: int, **layout):
-    """Axes (rows, columns) for images; those that get none stay blank."""
     return fig.subplots(rows, columns, squeeze=False, subplot_kw={"xticks": [], "yticks": []}, **layout)
 
 

@@ -190,7 +190,8 @@ def fit(config: Config, data: Data, folder=None, callbacks=(), progress: bool = 
         _resume(run, trainer)
     log = open(run.folder / "log.jsonl", "a") if run.folder else None
     name = "SemPPL" if config.semantic_positives else "augmentation-only"
-    bar = tqdm(total=config.epochs * trainer.steps, desc=name + " ORACLE" * config.oracle, disable=not progress)
+    hidden = {} if progress else {"disable": True}  # without the key, tqdm minds TQDM_DISABLE
+    bar = tqdm(total=config.epochs * trainer.steps, desc=name + " ORACLE" * config.oracle, **hidden)
     if not run.history:
         _finish_epoch(run, trainer, untrained_record(trainer), log, callbacks)
     bar.update((len(run.history) - 1) * trainer.steps)

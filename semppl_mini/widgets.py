@@ -8,7 +8,7 @@ from IPython.display import display
 from ipywidgets import FloatLogSlider, IntSlider, SelectionSlider, interactive
 from torch import Tensor
 
-from .plots import COLOUR, FAINT, figure, vote_panel
+from .plots import COLOUR, figure, vote_panel
 from .pseudo_labels import majority
 
 
@@ -65,28 +65,33 @@ def k_panel(cosine: Tensor, labels: Tensor, truth: Tensor, votes: dict, k: int, 
     accuracy = {k: float((vote == truth).float().mean()) for k, vote in votes.items()}
     left.semilogx(list(accuracy), list(accuracy.values()), marker="o", mfc="white", lw=1.8)
     left.plot(k, accuracy[k], "o", color=COLOUR[True])
-    left.set(xlabel="k", ylabel="accuracy of the vote", title=f"k = {k}: {accuracy[k]:.1%} of {len(truth)}")
+    left.set(xlabel="k", title=f"accuracy of the vote, {accuracy[k]:.1%} with k = {k}", ylim=(0, 1.02))
     left.set_xticks(list(accuracy), list(map(str, accuracy)))
+    left.set_yticks([0, 0.5, 1], ["0%", "50%", "100%"])
     left.minorticks_off()
-    left.grid(axis="y", color=FAINT)
+    left.grid(axis="y")
     value, index = cosine[i].topk(min(30, len(labels)))
     colours = [COLOUR[label == truth[i].item()] for label in labels[index].tolist()]
     for place, (x, colour) in enumerate(zip(value.tolist(), colours, strict=True)):
         right.bar(place, x, color=colour, alpha=1 if place < k else 0.25)
         right.text(place, x, classes[labels[index[place]]], ha="center", va="bottom", fontsize=8)
     title = f"query {i}, a {classes[truth[i]]}: vote {classes[votes[k][i]]}"
-    right.set(xlabel="nearest entries", ylabel="cosine", xticks=[], ylim=(float(value.min()) - 0.05, None))
+    right.set(xlabel="nearest entries", ylabel="cosine", xticks=[], ylim=(None, 1.15 * float(value[0])))
     right.set_title(title, color=COLOUR[bool(votes[k][i] == truth[i])])
     return fig
 
 
 def k_explorer(cosine: Tensor, labels: Tensor, truth: Tensor, classes: list[str], ks=(1, 3, 10, 30, 100)):
-    """k and the vote: cosine (n, Q) of n queries with true classes (n,); labels (Q,). Still: the middle k."""
+    """k and the vote: cosine (n, Q) of n queries with true classes (n,); labels (Q,).
+
+    Still: the middle k, on the first query that it gets right and the smallest k wrong, if there is one.
+    """
     votes = knn_votes(cosine, labels, list(ks), len(classes))
 
     def draw(k: int, query: int):
         return k_panel(cosine, labels, truth, votes, k, query, classes)
 
-    display(draw(ks[len(ks) // 2], 0))
+    k = ks[len(ks) // 2]
+    display(draw(k, int(((votes[ks[0]] != truth) & (votes[k] == truth)).long().argmax())))
     query = IntSlider(0, 0, len(truth) - 1, continuous_update=False)
     return _explore(draw, k=SelectionSlider(options=ks), query=query)
