@@ -253,9 +253,9 @@ def vote_panel(images, report: dict, i: int, data):
     ax, (top, bottom) = left.subplots(), _tiles(right, 2, 5 + R)
     ax.imshow(votes == truth, cmap="RdBu", vmin=-3, vmax=4, extent=(0.5, L + 0.5, L + 0.5, 0.5))
     for (j, a), label in np.ndenumerate(votes):
-        ax.text(a + 1, j + 1, names[label], color=COLOUR[bool(label == truth)], **CENTRED)
+        ax.text(a + 1, j + 1, names[label][:5], color=COLOUR[bool(label == truth)], **CENTRED)
     ax.set(xlabel="queue", ylabel="view", xticks=range(1, L + 1), yticks=range(1, L + 1))
-    title = f"true class {names[truth]}, {report['agreement'][i]:.0%} vote {names[y_bar]}"
+    title = f"{names[truth]}: {report['agreement'][i]:.0%} vote {names[y_bar]}"
     left.suptitle(title, color=COLOUR[y_bar == truth])
     for j, ax in enumerate(top[: 1 + len(report["views"])]):
         _show(ax, report["views"][j - 1, i] if j else images.images[i], f"view {j}" if j else "image")

@@ -74,9 +74,11 @@ def k_panel(cosine: Tensor, labels: Tensor, truth: Tensor, votes: dict, k: int, 
     colours = [COLOUR[label == truth[i].item()] for label in labels[index].tolist()]
     for place, (x, colour) in enumerate(zip(value.tolist(), colours, strict=True)):
         right.bar(place, x, color=colour, alpha=1 if place < k else 0.25)
-        right.text(place, x, classes[labels[index[place]]], ha="center", va="bottom", fontsize=8)
-    title = f"query {i}, a {classes[truth[i]]}: vote {classes[votes[k][i]]}"
-    right.set(xlabel="nearest entries", ylabel="cosine", xticks=[], ylim=(None, 1.15 * float(value[0])))
+        name = classes[labels[index[place]]]
+        right.text(place, x, f" {name}", ha="center", va="bottom", fontsize=8, rotation=90 * (len(name) > 2))
+    right.set(xlabel="nearest entries", ylabel="cosine", xticks=[])
+    right.margins(y=0.02 + 0.06 * max(map(len, classes)))
+    title = f"query {i}, true class {classes[truth[i]]}: vote {classes[votes[k][i]]}"
     right.set_title(title, color=COLOUR[bool(votes[k][i] == truth[i])])
     return fig
 
