@@ -255,8 +255,8 @@ def vote_panel(images, report: dict, i: int, data):
     for (j, a), label in np.ndenumerate(votes):
         ax.text(a + 1, j + 1, names[label][:5], color=COLOUR[bool(label == truth)], **CENTRED)
     ax.set(xlabel="queue", ylabel="view", xticks=range(1, L + 1), yticks=range(1, L + 1))
-    title = f"{names[truth]}: {report['agreement'][i]:.0%} vote {names[y_bar]}"
-    left.suptitle(title, color=COLOUR[y_bar == truth])
+    title = f"is {names[truth]}: {report['agreement'][i]:.0%} vote {names[y_bar]}"
+    left.suptitle(title, color=COLOUR[y_bar == truth], size=9)
     for j, ax in enumerate(top[: 1 + len(report["views"])]):
         _show(ax, report["views"][j - 1, i] if j else images.images[i], f"view {j}" if j else "image")
     _evidence(bottom, report, i, data, truth, 5)
