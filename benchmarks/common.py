@@ -27,6 +27,7 @@ class Stepper:
         self.trainer = Trainer(config, data.train, SemPPL(config, len(data.classes)))
         self.method = self.trainer.method.train()
         self.order = epoch_order(config, data.train.labels, 0)
+        self.gradient = torch.randn(config.batch_size, config.embedding_dim) / config.batch_size
         queue = self.method.queue
         queue.keys.copy_(F.normalize(torch.randn(queue.keys.shape), dim=-1))
         queue.labels.copy_(torch.arange(config.queue) % len(data.classes))
@@ -40,16 +41,18 @@ class Stepper:
         return self.trainer.load(0, self.order[0])[0]
 
     def bare(self, views: list[Tensor]) -> None:
-        """Forward and backward of the online networks on all views, forward of the target's on large ones."""
+        """Forward and backward of the online networks on all views, forward of the target's on large ones.
+
+        The gradient that enters is random: a constant one would die in the last batch norm.
+        """
         online, target = self.method.online, self.method.target
         with autocast_of(self.config, self.trainer.device):
             o = [online["predictor"](online["projector"](online["encoder"](x))) for x in views]
             with torch.no_grad():
                 for x in views[: self.config.large_views]:
                     target["projector"](target["encoder"](x))
-            total = torch.stack(o).sum()
         self.trainer.optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        torch.autograd.backward(o, [self.gradient.to(x.dtype) for x in o])
 
     def update(self) -> None:
         """Optimizer step and moving average."""

@@ -15,7 +15,7 @@ from timing import by_turns, row
 from semppl_mini import presets
 
 
-def measure(rounds: int = 7) -> list[dict]:
+def measure(rounds: int = 5) -> list[dict]:
     cpu = presets.cifar10_cpu()
     narrow = cpu.replace(backbone="narrow", width=16, stem_stride=1, large_views=2, small_views=0)
     rows = compare("CIFAR-10 CPU preset", cpu, rounds)

@@ -9,7 +9,7 @@ Biases and batch-norm parameters (group key exclude=True) get neither decay nor 
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class LARS(torch.optim.Optimizer):
@@ -30,23 +30,27 @@ class LARS(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            w = [p for p in group["params"] if p.grad is not None]
-            if not w:
-                continue
-            u = [p.grad for p in w]
-            if not group["exclude"]:
-                u = torch._foreach_add(u, w, alpha=group["weight_decay"])
-                norms = zip(torch._foreach_norm(w), torch._foreach_norm(u), strict=True)
-                trust = [torch.where((a > 0) & (b > 0), group["eta"] * a / b, 1.0) for a, b in norms]
-                torch._foreach_mul_(u, trust)
-            for p in w:
-                if "momentum" not in self.state[p]:
-                    self.state[p]["momentum"] = torch.zeros_like(p)
-            v = [self.state[p]["momentum"] for p in w]
-            torch._foreach_mul_(v, group["momentum"])
-            torch._foreach_add_(v, u)
-            torch._foreach_add_(w, v, alpha=-group["lr"])
+            for w in group["params"]:  # one after the other: on a CPU each stays in the cache for its whole update
+                if w.grad is not None:
+                    self._update(w, group)
         return loss
+
+    def _update(self, w: Tensor, group: dict) -> None:
+        u, trust = w.grad, torch.ones((), dtype=w.dtype, device=w.device)
+        if not group["exclude"]:
+            u = u.add(w, alpha=group["weight_decay"])
+            trust = trust_ratio(w, u, group["eta"])
+        state = self.state[w]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(w)
+        v = state["momentum"].mul_(group["momentum"]).addcmul_(u, trust)
+        w.add_(v, alpha=-group["lr"])
+
+
+def trust_ratio(w: Tensor, u: Tensor, eta: float) -> Tensor:
+    """eta |w| / |u|, or 1 where either norm is zero: a 0-d tensor."""
+    a, b = w.norm(), u.norm()
+    return torch.where((a > 0) & (b > 0), eta * a / b, 1.0)
 
 
 def param_groups(*modules: nn.Module) -> list[dict]:

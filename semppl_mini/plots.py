@@ -170,25 +170,15 @@ def agreement(votes_agreement, correct):
     return fig
 
 
-@figure
-def results_bars(table: dict[str, dict], measures: list[str]):
-    """A panel a measure, a dot a run: table[run][measure] is a share, (mean, std) over seeds, or missing."""
-    fig, axes = _grid(len(measures), len(measures), 2.4, 0.32 * len(table) + 0.6)
-    for ax, measure in zip(axes, measures, strict=True):
-        found = [(row, r[measure]) for row, r in enumerate(table.values()) if r.get(measure) is not None]
-        for row, (mean, *std) in [(row, np.atleast_1d(value).tolist()) for row, value in found]:
-            ax.barh(row, mean, 0.6, xerr=std or None, color=LINES[row % len(LINES)])
-            ax.text(mean + sum(std) + 0.05, row, " ± ".join(f"{x:.1%}" for x in (mean, *std)), va="center")
-        ax.set(title=_name(measure), yticks=[], xticks=[], xlim=(0, 1.35), ylim=(len(table) - 0.5, -0.5))
-    axes[0].set_yticks(range(len(table)), table)
-    return fig
+def _std(shares: list) -> float:
+    return float(np.std(shares, ddof=1)) if len(shares) > 1 else 0.0
 
 
 @figure
 def sweep_panels(rows: list[dict], questions: list[str], measure="pseudo_label_accuracy", baseline=None):
     """A panel a question: mean ± std over seeds of `measure` against the swept value.
 
-    rows, one a run: {"question": field, "value": ..., measure: share}; baseline: shares, a grey band.
+    rows, one a run: {"question": field, "value": ..., measure: share}; baseline: shares, a grey line and band.
     """
     fig, axes = _grid(len(questions), 4, 2.4, 2.3)
     for ax, question in zip(axes, questions, strict=True):
@@ -196,8 +186,9 @@ def sweep_panels(rows: list[dict], questions: list[str], measure="pseudo_label_a
         values = sorted({row["value"] for row in runs}, key=lambda value: (value is not None, value))
         seeds = [[row[measure] for row in runs if row["value"] == value] for value in values]
         if baseline is not None:
-            ax.axhspan(*(np.mean(baseline) + sign * np.std(baseline) for sign in (-1, 1)), color=FAINT)
-        _dots(ax, list(map(str, values)), list(map(np.mean, seeds)), list(map(np.std, seeds)))
+            ax.axhspan(*(np.mean(baseline) + sign * _std(baseline) for sign in (-1, 1)), color=FAINT)
+            ax.axhline(np.mean(baseline), color=COLOUR[None], lw=0.8)
+        _dots(ax, list(map(str, values)), list(map(np.mean, seeds)), list(map(_std, seeds)))
         ax.set_title(_name(question))
     fig.supylabel(_name(measure), size=10)
     return fig

@@ -188,34 +188,31 @@ def fit(config: Config, data: Data, folder=None, callbacks=(), progress: bool = 
     if run.folder:
         run.folder.mkdir(parents=True, exist_ok=True)
         _resume(run, trainer)
-    log = open(run.folder / "log.jsonl", "a") if run.folder else None
     name = "SemPPL" if config.semantic_positives else "augmentation-only"
     hidden = {} if progress else {"disable": True}  # without the key, tqdm minds TQDM_DISABLE
     bar = tqdm(total=config.epochs * trainer.steps, desc=name + " ORACLE" * config.oracle, **hidden)
-    if not run.history:
-        _finish_epoch(run, trainer, untrained_record(trainer), log, callbacks)
-    bar.update((len(run.history) - 1) * trainer.steps)
-    for epoch in range(len(run.history), config.epochs + 1):
-        steps = []
-        for i, index in enumerate(epoch_order(config, data.train.labels, epoch - 1)):
-            steps.append(trainer.step((epoch - 1) * trainer.steps + i, index))
-            _write(log, {"step": (epoch - 1) * trainer.steps + i, **steps[-1]["terms"], "lr": steps[-1]["lr"]})
-            bar.update()
-        record = _record(epoch, steps, config.batch_size)
-        accuracy = record["pseudo_label_accuracy"]
-        bar.set_postfix(epoch=epoch, loss=f"{record['loss']:.3f}", pseudo=f"{accuracy or 0:.1%}")
-        _finish_epoch(run, trainer, record, log, callbacks)
-    bar.close()
+    with bar, open(run.folder / "log.jsonl" if run.folder else os.devnull, "a") as log:
+        if not run.history:
+            _finish_epoch(run, trainer, untrained_record(trainer), log, callbacks)
+        bar.update((len(run.history) - 1) * trainer.steps)
+        for epoch in range(len(run.history), config.epochs + 1):
+            steps = []
+            for i, index in enumerate(epoch_order(config, data.train.labels, epoch - 1)):
+                steps.append(trainer.step((epoch - 1) * trainer.steps + i, index))
+                _write(log, {"step": (epoch - 1) * trainer.steps + i, **steps[-1]["terms"], "lr": steps[-1]["lr"]})
+                bar.update()
+            record = _record(epoch, steps, config.batch_size)
+            accuracy = record["pseudo_label_accuracy"]
+            bar.set_postfix(epoch=epoch, loss=f"{record['loss']:.3f}", pseudo=f"{accuracy or 0:.1%}")
+            _finish_epoch(run, trainer, record, log, callbacks)
     if run.folder:
-        log.close()
         checkpoint.save(run.folder / "encoder.pt", method.encoder.state_dict())
     return run
 
 
 def _write(log, line: dict) -> None:
-    if log:
-        log.write(json.dumps(line) + "\n")
-        log.flush()
+    log.write(json.dumps(line) + "\n")
+    log.flush()
 
 
 def _finish_epoch(run: Run, trainer: Trainer, record: dict, log, callbacks) -> None:

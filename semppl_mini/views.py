@@ -37,11 +37,11 @@ def resize_matrix(start: Tensor, length: Tensor, size: int, inner: int, flip: Te
     out = torch.arange(size, device=start.device).view(1, -1, 1)
     if flip is not None:
         out = torch.where(flip.view(-1, 1, 1), size - 1 - out, out)
-    centre = (out + 0.5) * scale
     j = torch.arange(inner, device=start.device) - start.view(-1, 1, 1)  # position inside the box, (B, 1, inner)
-    weight = (1 - (j + 0.5 - centre).abs() / scale.clamp(min=1)).clamp(min=0)
-    weight = weight * ((j >= 0) & (j < length.view(-1, 1, 1)))
-    return weight / weight.sum(-1, keepdim=True)
+    inside = ((j >= 0) & (j < length.view(-1, 1, 1))).to(scale.dtype)
+    distance = ((j + 0.5) - (out + 0.5) * scale).abs_()  # (B, size, inner)
+    weight = distance.div_(-scale.clamp(min=1)).add_(1).clamp_(min=0).mul_(inside)
+    return weight.div_(weight.sum(-1, keepdim=True))
 
 
 def crop_resize(x: Tensor, box: Tensor, size: int, flip: Tensor | None = None) -> Tensor:
@@ -49,7 +49,8 @@ def crop_resize(x: Tensor, box: Tensor, size: int, flip: Tensor | None = None) -
     top, left, height, width = box.to(x.dtype).unbind(1)
     rows = resize_matrix(top, height, size, x.shape[2])  # (B, size, H)
     columns = resize_matrix(left, width, size, x.shape[3], flip)  # (B, size, W)
-    return rows[:, None] @ x @ columns[:, None].mT
+    wide = (x.flatten(1, 2) @ columns.mT).unflatten(1, x.shape[1:3])  # (B, 3, H, size)
+    return rows[:, None] @ wide
 
 
 def grey_of(x: Tensor) -> Tensor:
@@ -58,33 +59,46 @@ def grey_of(x: Tensor) -> Tensor:
     return (_GREY[0] * r + _GREY[1] * g + _GREY[2] * b).unsqueeze(1)
 
 
-def _blend(x: Tensor, other: Tensor | float, f: Tensor) -> Tensor:
-    f = f.view(-1, 1, 1, 1)
-    return (f * x + (1 - f) * other).clamp(0, 1)
+def recolour(x: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:
+    """Every pixel's colour c becomes M c + b, cut to [0, 1]: matrix (B, 3, 3), offset (B,)."""
+    return torch.baddbmm(offset.view(-1, 1, 1), matrix, x.flatten(2)).clamp_(0, 1).view_as(x)
+
+
+def blend(x: Tensor, f: Tensor, to_mean: Tensor, to_luma: Tensor) -> Tensor:
+    """f x + (1 - f) other: x's mean luma in rows `to_mean` (B,), the luma in rows `to_luma` (B,), else black."""
+    weights = torch.tensor(_GREY, device=x.device, dtype=x.dtype)
+    matrix = f.view(-1, 1, 1) * torch.eye(3, device=x.device, dtype=x.dtype)
+    matrix = matrix + ((1 - f) * to_luma).view(-1, 1, 1) * weights  # luma = weights . colour
+    return recolour(x, matrix, (1 - f) * to_mean * (x.mean((2, 3)) @ weights))
 
 
 def brightness(x: Tensor, f: Tensor) -> Tensor:
-    return _blend(x, 0.0, f)
+    return blend(x, f, torch.zeros_like(f), torch.zeros_like(f))
 
 
 def contrast(x: Tensor, f: Tensor) -> Tensor:
-    return _blend(x, grey_of(x).mean((1, 2, 3), keepdim=True), f)
+    return blend(x, f, torch.ones_like(f), torch.zeros_like(f))
 
 
 def saturation(x: Tensor, f: Tensor) -> Tensor:
-    return _blend(x, grey_of(x), f)
+    return blend(x, f, torch.zeros_like(f), torch.ones_like(f))
 
 
 def hue(x: Tensor, f: Tensor) -> Tensor:
-    """Turn the hue by f (B,) of a full circle, in HSV."""
+    """Turn the hue by f (B,) of a full circle, in HSV: V the largest channel, C = V - the smallest.
+
+    On the colour circle a hue is |h| = (2 + (g + b - r - V) / C) / 6 away from red, on green's side where g > b;
+    and a channel whose own hue (0, 1/3, 2/3) is at distance d has the value V - C clamp(6 d - 1, 0, 1).
+    """
     r, g, b = x.unbind(1)  # (B, H, W)
-    top, low = x.amax(1), x.amin(1)
-    chroma = top - low
-    safe = torch.where(chroma == 0, 1, chroma)
-    h = torch.where(top == r, (g - b) / safe, torch.where(top == g, 2 + (b - r) / safe, 4 + (r - g) / safe))
-    h = h + 6 * f.view(-1, 1, 1)  # in sixths of the circle
-    k = (h.unsqueeze(1) + torch.tensor([5.0, 3.0, 1.0], device=x.device, dtype=x.dtype).view(1, 3, 1, 1)) % 6
-    return top.unsqueeze(1) - chroma.unsqueeze(1) * torch.minimum(k, 4 - k).clamp(0, 1)
+    top = x.amax(1)
+    chroma = top - x.amin(1)
+    h = (g + b).sub_(r).sub_(top).div_(chroma.clamp(min=1e-12)).add_(2).copysign_(g - b)
+    h = h.div_(6).add_(f.view(-1, 1, 1))  # (B, H, W), in circles
+    own = torch.tensor([0, 1 / 3, 2 / 3], device=x.device, dtype=x.dtype).view(1, 3, 1, 1)
+    d = h.unsqueeze(1) - own  # (B, 3, H, W)
+    d = d.sub_(d.round()).abs_().clamp_(1 / 6, 1 / 3)
+    return torch.addcmul((top + chroma).unsqueeze(1), chroma.unsqueeze(1), d, value=-6)
 
 
 def jitter(x: Tensor, factors: Tensor, order: Tensor) -> Tensor:
@@ -92,24 +106,21 @@ def jitter(x: Tensor, factors: Tensor, order: Tensor) -> Tensor:
 
     Hue costs most, so it runs once: three blends before it and three after, of which each row uses three in all.
     """
+    factor = factors.gather(1, order)  # (B, 4), in the order of use
     position = (order == 3).int().argmax(1)  # where hue stands in each row's order
     for slot in range(7):
         if slot == 3:
             x = hue(x, factors[:, 3])
             continue
         i = slot if slot < 3 else slot - 3  # place in the order, before or after hue
-        op = order[:, i]
         active = (i < position) if slot < 3 else (i > position)
-        f = torch.where(active, factors.gather(1, op[:, None]).squeeze(1), 1)  # f = 1 leaves x as it is
-        luma = grey_of(x)
-        op = op.view(-1, 1, 1, 1)
-        mean = luma.mean((1, 2, 3), keepdim=True)
-        x = _blend(x, torch.where(op == 0, 0, torch.where(op == 1, mean, luma)), f)
+        x = blend(x, torch.where(active, factor[:, i], 1), order[:, i] == 1, order[:, i] == 2)  # by 1: as it is
     return x
 
 
 def greyscale(x: Tensor, apply: Tensor) -> Tensor:
-    return torch.where(apply.view(-1, 1, 1, 1), grey_of(x), x)
+    """Each channel becomes the luma, in rows where `apply` (B,) is true."""
+    return saturation(x, (~apply).to(x.dtype))
 
 
 def blur(x: Tensor, sigma: Tensor, apply: Tensor, kernel: int) -> Tensor:
@@ -211,7 +222,7 @@ def apply_view(x: Tensor, draw: Draw, size: int, config, mask: Tensor | None = N
     if config.grey_p > 0:
         x = greyscale(x, draw["grey"])
     if max(config.blur_p) > 0:
-        x = blur(x, draw["sigma"], draw["blur"], 2 * (size // 20) + 1)  # 10% of the side, odd: 3 for 32, 23 for 224
+        x = blur(x, draw["sigma"], draw["blur"], 2 * (size // 20) + 1)  # 10% of the side, odd: 3 for 32; none under 20
     if max(config.solarize_p) > 0:
         x = solarize(x, draw["solarize"])
     return x
@@ -220,7 +231,7 @@ def apply_view(x: Tensor, draw: Draw, size: int, config, mask: Tensor | None = N
 def normalise(x: Tensor, mean, std) -> Tensor:
     """Channel-wise (x - mean) / std in channels-last memory: x (B, 3, H, W) in [0, 1]."""
     mean, std = (torch.tensor(c, device=x.device, dtype=x.dtype).view(1, 3, 1, 1) for c in (mean, std))
-    return ((x - mean) / std).contiguous(memory_format=torch.channels_last)
+    return x.sub(mean).div_(std).contiguous(memory_format=torch.channels_last)
 
 
 @torch.no_grad()
