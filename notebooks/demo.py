@@ -39,6 +39,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
     parser.add_argument("--epochs", type=int, default=0, help="0: as in the preset")
     args = parser.parse_args()
+    if args.seeds < 1:
+        parser.error(f"--seeds {args.seeds} leaves nothing to run; give 1 or more")
     rows = []
     for seed in range(args.seeds):
         summary = run(seed, args.out if seed == 0 else args.out / f"seed{seed}", args.epochs)

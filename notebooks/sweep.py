@@ -4,8 +4,9 @@
     python notebooks/sweep.py --preset cifar10_cpu --questions labelled_share,k --seeds 1 --epochs 2
 
 A run that ends leaves one small JSON file in the results folder: a grid that was stopped goes on where it
-stopped, and a finished one is only read. Accuracies are of the validation images, since choices must not be
-made on the test images (`linear` picks its regularisation there, too). All seeds share the labelled images.
+stopped, and a finished one is only read. k-NN and linear accuracies are of the validation images, since choices
+must not be made on the test images (`linear` picks its regularisation there, too); pseudo-label accuracy is that
+of the unlabelled training images. All seeds share the labelled images.
 """
 
 import argparse
@@ -122,7 +123,7 @@ def main() -> None:
     parser.add_argument("--preset", default="digits", help="digits, cifar10_cpu, ...")
     parser.add_argument("--data", help="name or path of a data pack; the preset's by default")
     args = parser.parse_args()
-    data, preset = args.data or args.preset.removesuffix("_cpu"), getattr(s.presets, args.preset)()
+    data, preset = args.data or args.preset.removesuffix("_cpu"), s.presets.named(args.preset)
     print(table(sweep(preset, args.questions.split(","), args.seeds, args.epochs, data)))
 
 

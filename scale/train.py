@@ -62,13 +62,13 @@ def hardware() -> dict:
 
 def main() -> None:
     args, start = arguments(), time.time()
-    config = getattr(s.presets, args.preset)().replace(**dict(override(text) for text in args.changes))
+    config = s.presets.named(args.preset).replace(**dict(override(text) for text in args.changes))
     name = args.data or ("digits" if args.preset == "digits" else args.preset.removesuffix("_cpu"))
-    data = s.load_data(name, config.labels, config.label_seed, val=5000 if name.startswith("cifar") else None)
+    data = s.load_data(name, config.labels, config.label_seed)
     result = {"name": args.name, "data": data.provenance, "hardware": hardware(), "config": config.to_dict()}
     result["command"] = shlex.join(["python", "scale/train.py", *sys.argv[1:]])
-    if args.supervised:
-        model = s.supervised(config, data, args.supervised)
+    if args.supervised is not None:
+        model = s.supervised(config, data, args.supervised, history=result.setdefault("history", []))
         accuracy = {split: classifier_accuracy(model, getattr(data, split), config) for split in ("val", args.split)}
         result["train_seconds"] = time.time() - start
         result["results"] = {"supervised": accuracy[args.split], "val": accuracy["val"]}
@@ -79,7 +79,9 @@ def main() -> None:
         result["results"] = s.evaluate(run.method.encoder, config, data, args.split, args.tune, args.all_labels)
     result["wall_seconds"] = time.time() - start
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / f"{args.name}.json").write_text(json.dumps(result, indent=1))
+    half = args.out / f"{args.name}.json.part"
+    half.write_text(json.dumps(result, indent=1) + "\n")
+    half.replace(args.out / f"{args.name}.json")  # whole or not at all
     print(json.dumps(result["results"], indent=1))
 
 

@@ -7,12 +7,17 @@ import torch
 
 
 def save(path, state: dict) -> None:
-    """Write `state` (tensors, numbers, strings, lists, dicts) beside `path`, flush it, and rename it into place."""
+    """Write `state` (tensors, numbers, strings, lists, dicts)."""
+    write_whole(path, lambda file: torch.save(state, file))
+
+
+def write_whole(path, write) -> None:
+    """Let `write(file)` fill a file beside `path`, flush it, and rename it into place."""
     path = Path(path)
     half = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(half, "wb") as file:
-            torch.save(state, file)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(half, path)

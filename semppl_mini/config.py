@@ -106,10 +106,19 @@ _CHOICES = {
     "precision": ("auto", "bf16", "fp32", "fp64"),
 }
 _SHARES = ("flip_p", "jitter_p", "grey_p", "mask_p", "gamma", "labelled_share", "momentum")
-_POSITIVE = ("large_size", "width", "queue", "k", "tau", "epochs", "batch_size", "embedding_dim", "large_views")
+_POSITIVE = ("large_size", "small_size", "width", "stem_stride", "queue", "k", "tau", "epochs", "batch_size")
+_POSITIVE += ("embedding_dim", "projector_hidden", "predictor_hidden", "large_views", "knn_chunk_mb")
+_NOT_NEGATIVE = ("seed", "label_seed", "small_views", "semantic_positives", "warmup_epochs", "lr", "weight_decay")
+_NOT_NEGATIVE += ("c", "alpha", "lam", "eta")
 
 
 def _check(config: Config) -> None:
+    for field in dataclasses.fields(config):
+        value, kind = getattr(config, field.name), field.type
+        whole = type(value) is int and isinstance(1.0, kind)  # a whole number may stand where a fraction may
+        if not (isinstance(value, kind) or whole) or (type(value) is bool and kind is not bool):
+            wanted = getattr(kind, "__name__", kind)
+            raise ValueError(f"{field.name} = {value!r} is a {type(value).__name__}; give {wanted}.")
     for name, choices in _CHOICES.items():
         if getattr(config, name) not in choices:
             raise ValueError(f"{name} = {getattr(config, name)!r} is not known; choose one of {', '.join(choices)}.")
@@ -120,10 +129,14 @@ def _check(config: Config) -> None:
     for name in _POSITIVE:
         if not getattr(config, name) > 0:
             raise ValueError(f"{name} = {getattr(config, name)} must be more than 0.")
+    for name in _NOT_NEGATIVE:
+        if not getattr(config, name) >= 0:
+            raise ValueError(f"{name} = {getattr(config, name)} must be 0 or more.")
+    L = config.large_views
     limits = [
         ("negatives", config.negatives, 1, config.batch_size - 1, "batch_size - 1"),
         ("k", config.k, 1, config.queue, "queue"),
-        ("voting_views", config.voting_views or 1, 1, config.large_views, "large_views"),
+        ("voting_views", L if config.voting_views is None else config.voting_views, 1, L, "large_views"),
     ]
     for name, value, low, high, what in limits:
         if not low <= value <= high:

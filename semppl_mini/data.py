@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .checkpoint import write_whole
 from .rng import LABELS, generator
 
 
@@ -84,16 +85,16 @@ def load_data(name_or_path="digits", labels=None, label_seed: int = 0, val: int 
     held = pick(truth, val, len(meta["classes"]), seed=0)
     keep = torch.ones(len(truth), dtype=torch.bool)
     keep[held] = False
+    left = torch.bincount(truth[keep], minlength=len(meta["classes"]))
+    if int(left.min()) == 0:
+        gone = meta["classes"][int(left.argmin())]
+        raise ValueError(f"val = {val} leaves no training image of class {gone!r}; give fewer, or val=0.")
     train = ImageSet(images, truth, ids, truth, masks)
     train, held_out = train.take(keep.nonzero().squeeze(1)), train.take(held)
-    return Data(
-        meta["name"],
-        meta["provenance"],
-        meta["classes"],
-        hide_labels(train, labels, label_seed, len(meta["classes"])),
-        held_out,
-        ImageSet(splits["test"][0], splits["test"][1], torch.arange(len(splits["test"][1])), *splits["test"][1:]),
-    )
+    images, truth, masks = splits["test"]
+    test = ImageSet(images, truth, len(ids) + torch.arange(len(truth)), truth, masks)  # ids: each image its own
+    train = hide_labels(train, labels, label_seed, len(meta["classes"]))
+    return Data(meta["name"], meta["provenance"], meta["classes"], train, held_out, test)
 
 
 def pick(truth: Tensor, count: int, classes: int, seed: int) -> Tensor:
@@ -146,15 +147,7 @@ def write_pack(path, splits: dict, classes: list[str], provenance: str, masks: d
     meta = {"name": path.stem, "provenance": provenance, "classes": list(classes), "format": 1, "sha256": digests}
     _check_splits(path, arrays, meta)
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(half, "wb") as file:
-            np.savez(file, meta=np.array(json.dumps(meta)), **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(half, path)
-    finally:
-        half.unlink(missing_ok=True)
+    write_whole(path, lambda file: np.savez(file, meta=np.array(json.dumps(meta)), **arrays))
     return path
 
 

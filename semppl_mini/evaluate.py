@@ -11,6 +11,7 @@ import warnings
 import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
@@ -52,33 +53,36 @@ def linear_probe(
 
     C is the one of `grid` that is best on validation = (features, labels), or the middle of the grid without it.
     """
-    scale = StandardScaler().fit(features)
+    grid = grid if validation is not None else grid[len(grid) // 2 :][:1]
+    return float(fit_probe(features, labels, validation, grid).score(test_features, test_labels))
 
-    def probe(C: float) -> LogisticRegression:
+
+def fit_probe(features: Tensor, labels: Tensor, validation, grid) -> Pipeline:
+    """The scikit-learn pipeline behind `linear_probe`, fitted: standardisation, then logistic regression."""
+
+    def probe(C: float) -> Pipeline:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "not converged" after 200 iterations is what we ask for
-            return LogisticRegression(C=C, max_iter=200).fit(scale.transform(features), labels)
+            return make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=200)).fit(features, labels)
 
-    if validation is None:
-        best = probe(grid[len(grid) // 2])
-    else:
-        held = scale.transform(validation[0])
-        best = max((probe(C) for C in grid), key=lambda p: p.score(held, validation[1]))
-    return float(best.score(scale.transform(test_features), test_labels))
+    return max((probe(C) for C in grid), key=lambda p: p.score(*validation) if len(grid) > 1 else 0)
 
 
-def fine_tune(encoder: nn.Module, config, data: Data, steps: int, lr: float, seed=0, batch=128) -> nn.Sequential:
+def fine_tune(
+    encoder: nn.Module, config, data: Data, steps: int, lr: float, seed=0, batch=128, history=None
+) -> nn.Sequential:
     """A copy of the encoder with a linear layer, all weights trained by cross-entropy on the labelled images only.
 
     Nesterov SGD, cosine from `lr`, weight decay 5e-4, the large view's augmentation as in pre-training (unspecified
-    in the paper beyond "all weights"; our choices). Returns encoder + classifier in evaluation mode.
+    in the paper beyond "all weights"; our choices). Returns encoder + classifier, (B, 3, H, W) -> (B, C), in evaluation
+    mode. `history`, a list, gets a record every 100 steps.
     """
     device, labelled = device_of(config), data.train.labelled()
     config = config.replace(mask_p=0.0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(seed, 0, EVALUATION).initial_seed())
         head = nn.Linear(encoder.dim, len(data.classes))
-    model = nn.Sequential(copy.deepcopy(encoder), head).to(device, memory_format=torch.channels_last).train()
+    model = nn.Sequential(copy.deepcopy(encoder).float(), head).to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
     for step in range(steps):
         rng = generator(seed, step + 1, EVALUATION)
@@ -93,6 +97,8 @@ def fine_tune(encoder: nn.Module, config, data: Data, steps: int, lr: float, see
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+        if history is not None and (step + 1) % 100 == 0:
+            history.append({"step": step + 1, "loss": float(loss.detach()), "lr": optimizer.param_groups[0]["lr"]})
     return model.eval()
 
 
@@ -106,9 +112,9 @@ def untrained_encoder(config) -> nn.Module:
     return networks(config, generator(config.seed, 0, INIT))["encoder"].to(device_of(config))
 
 
-def supervised(config, data: Data, steps: int, lr: float = 0.1) -> nn.Sequential:
-    """The supervised-only baseline: the same network trained from scratch on the labelled images alone."""
-    return fine_tune(untrained_encoder(config), config, data, steps, lr, config.seed)
+def supervised(config, data: Data, steps: int, lr: float = 0.1, history=None) -> nn.Sequential:
+    """The supervised-only baseline: the same network trained by `fine_tune` from scratch."""
+    return fine_tune(untrained_encoder(config), config, data, steps, lr, config.seed, history=history)
 
 
 def raw_pixel_accuracy(data: Data, split: str = "test", k: int = 1) -> float:
@@ -125,21 +131,23 @@ def evaluate(encoder: nn.Module, config, data: Data, split="test", tune_steps: i
     knn20, knn200: bank = the labelled images (knn200 only if there are that many). linear: the labelled images.
     fine_tuned: `tune_steps` steps at the better of two rates. With all_labels, knn20_all, knn200_all and linear_all
     use the true class of every training image: a yardstick for the features, not a few-label result.
-    `few_label` is linear or fine_tuned, whichever is better on the validation images.
+    `few_label` is linear or fine_tuned, whichever is better on the validation images; none of those: ValueError.
     """
+    if not len(data.val):
+        raise ValueError("There are no validation images to choose on; give load_data val=1 or more.")
     bank, asked = data.train.labelled(), getattr(data, split)
     x, val, q = (encode(encoder, s.images, config) for s in (bank, data.val, asked))
     held, result = (val, data.val.truth), {"split": split, "bank": len(bank)}
     for k in (20, 200):
         if k <= len(bank):
             result[f"knn{k}"] = knn_accuracy(x, bank.labels, q, asked.truth, k)
-    result["linear"] = result["few_label"] = linear_probe(x, bank.labels, q, asked.truth, held)
+    probe = fit_probe(x, bank.labels, held, (0.001, 0.01, 0.1, 1.0))
+    result["linear"] = result["few_label"] = float(probe.score(q, asked.truth))
     if tune_steps:
         models = [fine_tune(encoder, config, data, tune_steps, lr, config.seed) for lr in (0.01, 0.05)]
         best = max(models, key=lambda m: classifier_accuracy(m, data.val, config))
         result["fine_tuned"] = classifier_accuracy(best, asked, config)
-        on_val = {"linear": linear_probe(x, bank.labels, *held, held)}
-        on_val["fine_tuned"] = classifier_accuracy(best, data.val, config)
+        on_val = {"linear": probe.score(*held), "fine_tuned": classifier_accuracy(best, data.val, config)}
         result["chosen"] = max(on_val, key=on_val.get)
         result["few_label"] = result[result["chosen"]]
     if all_labels:
@@ -152,7 +160,7 @@ def evaluate(encoder: nn.Module, config, data: Data, split="test", tune_steps: i
 
 @torch.no_grad()
 def inspect(method, images: ImageSet, seed: int = 0) -> dict:
-    """What a trained method thinks of n images, on L augmented large views, networks in evaluation mode.
+    """What a trained method thinks of n images, on L augmented, unmasked large views, networks in evaluation mode.
 
     "views" (L, n, 3, S, S) in [0, 1]; "votes" (n, L * L) and their majority "y_bar" (n,), by vote for labelled images
     too; "agreement" (n,), the share of votes for y_bar; the k nearest queue entries behind each vote:

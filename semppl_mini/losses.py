@@ -8,8 +8,9 @@ For an online view i and a target view j, image m is compared with its own targe
     I = KL( p_ij || p_ji ),  i != j, both large
 
 The candidates N(m) are drawn once per step and shared by all pairs: otherwise p_ij and p_ji would not speak of the
-same images and the KL would mean nothing. L terms are means over all (L + V) x L pairs (i = j kept, as in the
-listing); I is a mean over ordered pairs of different large views (small views have no target, so no p_ji: our
+same images and the KL would mean nothing. A row with m's own image (few labels, drawn often) is no negative.
+L terms are means over all (L + V) x L pairs (i = j kept, as in the listing), and over the R draws of the rows that
+have any; I is a mean over ordered pairs of different large views (small views have no target, so no p_ji; both our
 reading). Everything is float32 at least. Shapes: I online views, J = L target views, B batch, D embedding width,
 N negatives, R semantic positives.
 """
@@ -30,12 +31,19 @@ def draw_negatives(batch: int, n: int, generator: torch.Generator) -> Tensor:
     return (torch.arange(batch)[:, None] + shifts) % batch
 
 
-def logits(o: Tensor, t: Tensor, negatives: Tensor, tau: float) -> Tensor:
-    """o (I, B, D), t (J, B, D), negatives (B, N) -> (I, J, B, 1 + N), the positive first."""
+def logits(o: Tensor, t: Tensor, negatives: Tensor, tau: float, ids: Tensor | None = None) -> Tensor:
+    """o (I, B, D), t (J, B, D), negatives (B, N), ids (B,) of the images -> (I, J, B, 1 + N), the positive first.
+
+    Needs B x B similarities a pair of views; a negative with the row's own id gets a logit that weighs nothing.
+    """
     row = torch.arange(len(negatives), device=negatives.device)[:, None]
     candidates = torch.cat([row, negatives], 1)  # (B, 1 + N)
     similarity = torch.einsum("ibd,jnd->ijbn", o, t)  # (I, J, B, B)
-    return similarity.gather(-1, candidates.expand(*similarity.shape[:3], -1)) / tau
+    a = similarity.gather(-1, candidates.expand(*similarity.shape[:3], -1)) / tau
+    if ids is None:
+        return a
+    own = (ids[candidates] == ids[:, None]) & (candidates != row)  # (B, 1 + N)
+    return a.masked_fill(own, -1e4)  # finite: 0 log 0 must be 0 in the KL
 
 
 def semantic_logits(o: Tensor, z: Tensor, a: Tensor, tau: float) -> Tensor:

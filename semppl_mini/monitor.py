@@ -4,6 +4,7 @@ pseudo_label_accuracy   share of right votes, over unlabelled images voted on wi
 coverage                share of unlabelled images voted on with a non-empty queue
 vote_agreement          mean share of an image's L x L votes that agree with their majority, over the same images
 purity                  share of drawn semantic positives of the image's true class, over all rows with a draw
+                        (labelled ones, always right, included)
 false_negatives         share of drawn negatives that are of the image's true class
 
 Each is kept as (numerator, denominator), so that an epoch's figure is over its images, not a mean of means.
@@ -35,11 +36,7 @@ def count(seen: dict, labels: Tensor, truth: Tensor) -> Counts:
     return counts
 
 
-def add(total: Counts, more: Counts) -> Counts:
-    """The sum of two counts."""
-    return {name: tuple(a + b for a, b in zip(more[name], total.get(name, (0, 0)), strict=True)) for name in more}
-
-
-def shares(counts: Counts) -> dict[str, float | None]:
-    """numerator / denominator, None where nothing was counted."""
-    return {name: float(a) / float(b) if b > 0 else None for name, (a, b) in counts.items()}
+def shares(steps: list[Counts]) -> dict[str, float | None]:
+    """Summed numerators / summed denominators of the counts of several steps, None where nothing was counted."""
+    sums = {name: [float(sum(part)) for part in zip(*(c[name] for c in steps), strict=True)] for name in steps[0]}
+    return {name: a / b if b > 0 else None for name, (a, b) in sums.items()}

@@ -1,7 +1,8 @@
 """Every figure of the notebooks: a function of records, tensors and plain numbers that returns a Figure.
 
-One look: classes in Petroff's ten colours, lines in Okabe and Ito's (made for colour-blind readers), right is
-blue, wrong vermilion. Shares in [0, 1] are drawn in percent. pyplot lets go of a Figure, so it is shown once.
+One look: classes in Petroff's ten colours (one of his two greys is green here), lines in Okabe and Ito's (made for
+colour-blind readers), right is blue, wrong vermilion. Shares in [0, 1] are drawn in percent. pyplot lets go of a
+Figure, so it is shown once.
 """
 
 import functools
@@ -12,7 +13,7 @@ import numpy as np
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-CLASSES = "#3f90da #ffa90e #bd1f01 #94a4a2 #832db6 #a96b59 #e76300 #b9ac70 #717581 #92dadd".split()
+CLASSES = "#3f90da #ffa90e #bd1f01 #94a4a2 #832db6 #a96b59 #e76300 #b9ac70 #2e8b57 #92dadd".split()
 LINES = "#0072b2 #d55e00 #009e73 #cc79a7 #e69f00 #56b4e9 #000000".split()
 COLOUR = {True: LINES[0], False: LINES[1], None: "#333333"}  # right, wrong, neither
 FAINT, CENTRED = "#d9d9d9", {"ha": "center", "va": "center"}
@@ -47,26 +48,27 @@ def _shares(ax) -> None:
     ax.grid(True, axis="y")
 
 
-def _dots(ax, names: list[str], mean: list, std: list) -> None:
-    ax.errorbar(range(len(names)), mean, std, marker="o")
+def _dots(ax, names: list[str], y: list, error, form: str = "o-") -> None:
+    ax.errorbar(range(len(names)), y, error, fmt=form)
     ax.set_xticks(range(len(names)), names)
     _shares(ax)
 
 
 def _grid(panels: int, columns: int, width: float, height: float):  # of each panel, in inches
-    columns = min(columns, panels)
     rows = -(-panels // columns)
+    columns = -(-panels // rows)
     fig = plt.figure(figsize=(max(width * columns, 3.6), height * rows))
     return fig, [fig.add_subplot(rows, columns, i + 1) for i in range(panels)]
 
 
 def _lines(ax, histories: dict, key: str, x: str) -> None:
     """A line a run, with a hollow dot at its start; oracle runs are dashed."""
-    for name, history in histories.items():
+    for colour, (name, history) in zip(LINES * len(histories), histories.items(), strict=False):
         points = [(record[x], record[key]) for record in history if record.get(key) is not None]
         dash = (0, (4, 2)) if "oracle" in name.lower() else "-"
-        (line,) = ax.plot(*np.array(points, float).reshape(-1, 2).T, ls=dash, lw=1.8, label=name)
-        line.set(marker="o", markerfacecolor="white", markevery=slice(0, 1), clip_on=False)
+        if points:  # an empty line would upset the layout
+            (line,) = ax.plot(*np.array(points, float).T, ls=dash, lw=1.8, label=name, color=colour)
+            line.set(marker="o", markerfacecolor="white", markevery=slice(0, 1), clip_on=False)
     ax.set_xlim(0, max([1, *(record[x] for history in histories.values() for record in history)]))
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     ax.grid(True, axis="y")
@@ -84,7 +86,7 @@ def curves(histories: dict[str, list[dict]], keys: list[str], x: str = "epoch"):
         ax.set(title=_name(key), xlabel=_name(x))
     if len(keys) > 1 and len(histories) > 1:
         fig.legend(*ax.get_legend_handles_labels(), loc="outside upper left", ncols=4, markerscale=0)
-    ends = {line: line.get_ydata()[-1] for line in ax.lines if len(keys) == 1 and line.get_ydata().size}
+    ends = {line: line.get_ydata()[-1] for line in ax.lines if len(keys) == 1}
     (low, high), height, form = ax.get_ylim(), -1.0, "{}  {:.1%}" if key in SHARES else "{}"
     for line in sorted(ends, key=ends.get):  # from the lowest up, a line of text apart
         height = max((ends[line] - low) / (high - low), height + 0.09)
@@ -125,17 +127,25 @@ def umap_of(features, seed: int = 0) -> np.ndarray:
 
 @figure
 def umap_panels(panels: list[tuple], classes: list[str]):
-    """A panel each (title, xy (n, 2), labels (n,), wrong (n,) bool or None): crosses are the mistakes."""
+    """A panel each (title, xy (n, 2), labels (n,), wrong (n,) bool or None): crosses are the mistakes.
+
+    A short name also stands where its class lies together: within 0.6 of the mean distance of all points.
+    """
     fig, axes = _grid(len(panels), 3, 3.2, 3.3)
     for ax, (title, xy, labels, wrong) in zip(axes, panels, strict=True):
         xy, labels = np.asarray(xy), np.asarray(labels)
         ax.scatter(*xy.T, s=7, c=np.array(CLASSES)[labels % len(CLASSES)], linewidths=0)
         crossed = [] if wrong is None else np.flatnonzero(wrong)
         ax.scatter(*xy[crossed].T, s=14, c="black", marker="x", linewidths=0.7)
-        for c in np.unique(labels) if len(classes) <= 20 else []:
-            text = ax.text(*np.median(xy[labels == c], 0), classes[c], weight="bold", zorder=4, **CENTRED)
-            text.set_path_effects([withStroke(linewidth=3, foreground="white")])
+        for c in np.unique(labels) if max(map(len, classes)) <= 3 else []:
+            own, middle = xy[labels == c], np.median(xy[labels == c], 0)
+            if np.linalg.norm(own - middle, axis=1).mean() < 0.6 * np.linalg.norm(xy - np.median(xy, 0), axis=1).mean():
+                text = ax.text(*middle, classes[c], weight="bold", zorder=4, **CENTRED)
+                text.set_path_effects([withStroke(linewidth=3, foreground="white")])
         ax.set(title=title, xticks=[], yticks=[])
+    dots = [plt.Line2D([], [], ls="", marker="o", color=colour) for colour in CLASSES[: len(classes)]]
+    if len(classes) <= len(CLASSES):
+        fig.legend(dots, classes, loc="outside right center", handletextpad=0)
     return fig
 
 
@@ -158,12 +168,15 @@ def confusion(truth, y_bar, classes: list[str]):
 
 @figure
 def agreement(votes_agreement, correct):
-    """Accuracy (± standard error) and count of images against vote agreement (n,); correct (n,) bool."""
-    level, correct = np.asarray(votes_agreement).round(3), np.asarray(correct, float)
-    x, count = np.unique(level, return_counts=True)
-    y = np.array([correct[level == share].mean() for share in x])
+    """Accuracy with 95% Wilson intervals, and count, of images by vote agreement (n,); correct (n,) bool."""
+    level, correct = np.asarray(votes_agreement), np.asarray(correct, float)
+    bins = np.where(level > 0.999, 4, np.ceil(4 * level - 1e-3) - 1)  # quarters, and unanimous votes by themselves
+    x, n = np.unique(bins.astype(int), return_counts=True)
+    y = np.array([correct[bins == b].mean() for b in x])
+    centre, half = (y + 1.92 / n) / (1 + 3.84 / n), 1.96 * np.sqrt(y * (1 - y) / n + 0.96 / n**2) / (1 + 3.84 / n)
     fig, ax = plt.subplots(figsize=(6.5, 3))
-    _dots(ax, [f"{a:.0%}\n{n}" for a, n in zip(x, count, strict=True)], y, (y * (1 - y) / count) ** 0.5)
+    names = [("up to 25%", "to 50%", "to 75%", "under 100%", "100%")[b] for b in x]
+    _dots(ax, [f"{a}\n{m:,}" for a, m in zip(names, n, strict=True)], y, (y - centre + half, centre + half - y), "o")
     ax.axhline(correct.mean(), color=COLOUR[None], lw=0.8, ls=":")
     ax.set(ylabel="accuracy", ylim=(0, 1.04), title=f"dotted: all images, {correct.mean():.1%}")
     ax.set_xlabel("share of votes for the pseudo-label, and number of images")
@@ -176,9 +189,10 @@ def _std(shares: list) -> float:
 
 @figure
 def sweep_panels(rows: list[dict], questions: list[str], measure="pseudo_label_accuracy", baseline=None):
-    """A panel a question: mean ± std over seeds of `measure` against the swept value.
+    """A panel a question: mean ± std over seeds of `measure` against the swept value, at least 20 points high.
 
-    rows, one a run: {"question": field, "value": ..., measure: share}; baseline: shares, a grey line and band.
+    rows, one a run: {"question": field, "value": ..., "own": is it the preset's (bold)?, measure: share}.
+    baseline: shares, a grey line and band.
     """
     fig, axes = _grid(len(questions), 4, 2.4, 2.3)
     for ax, question in zip(axes, questions, strict=True):
@@ -189,6 +203,11 @@ def sweep_panels(rows: list[dict], questions: list[str], measure="pseudo_label_a
             ax.axhspan(*(np.mean(baseline) + sign * _std(baseline) for sign in (-1, 1)), color=FAINT)
             ax.axhline(np.mean(baseline), color=COLOUR[None], lw=0.8)
         _dots(ax, list(map(str, values)), list(map(np.mean, seeds)), list(map(_std, seeds)))
+        own = [any(row.get("own") for row in runs if row["value"] == value) for value in values]
+        for text in np.array(ax.get_xticklabels())[own]:
+            text.set_weight("bold")
+        middle, half = np.mean(ax.get_ylim()), max(np.ptp(ax.get_ylim()) / 2, 0.1)
+        ax.set_ylim(middle - half, middle + half)
         ax.set_title(_name(question))
     fig.supylabel(_name(measure), size=10)
     return fig
@@ -246,7 +265,7 @@ def vote_panel(images, report: dict, i: int, data):
     for (j, a), label in np.ndenumerate(votes):
         ax.text(a + 1, j + 1, names[label][:5], color=COLOUR[bool(label == truth)], **CENTRED)
     ax.set(xlabel="queue", ylabel="view", xticks=range(1, L + 1), yticks=range(1, L + 1))
-    title = f"is {names[truth]}: {report['agreement'][i]:.0%} vote {names[y_bar]}"
+    title = f"true {names[truth]}, voted {names[y_bar]} ({(votes == y_bar).sum()} of {L * L})"
     left.suptitle(title, color=COLOUR[y_bar == truth], size=9)
     for j, ax in enumerate(top[: 1 + len(report["views"])]):
         _show(ax, report["views"][j - 1, i] if j else images.images[i], f"view {j}" if j else "image")

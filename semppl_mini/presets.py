@@ -87,3 +87,11 @@ def digits() -> Config:
         gamma=0.5,
         gamma_schedule="constant",
     )
+
+
+def named(name: str) -> Config:
+    """The preset of that name; an unknown one raises ValueError."""
+    presets = {"digits": digits, "cifar10": cifar10, "cifar10_cpu": cifar10_cpu, "cifar100": cifar100}
+    if name not in presets:
+        raise ValueError(f"There is no preset {name!r}; choose one of {', '.join(presets)}.")
+    return presets[name]()

@@ -95,7 +95,7 @@ class SemPPL(nn.Module):
         y_bar = torch.where(batch.labels >= 0, batch.labels, voted if batch.oracle is None else batch.oracle)
 
         # Augmentation positives: the image's own target views against N other images.
-        a = losses.logits(o, t, draws.negatives, cfg.tau)  # (L + V, L, B, 1 + N)
+        a = losses.logits(o, t, draws.negatives, cfg.tau, batch.ids)  # (L + V, L, B, 1 + N)
         terms = {"L_augm": losses.nce(a), "I_augm": losses.invariance(a[:L], detach=cfg.detach)}
         seen = {"voted": voted, "votes": votes, "y_bar": y_bar, "negatives": draws.negatives}
         if cfg.semantic_positives == 0:
@@ -114,7 +114,7 @@ class SemPPL(nn.Module):
         return loss, {"terms": terms, **seen, "z_labels": self.queue.labels[slot], "valid": valid}
 
     def vote(self, o: Tensor) -> tuple[Tensor, Tensor]:
-        """Pseudo-labels of online predictions o (L, B, D) of large views: y_bar (B,), votes (B, L * L)."""
+        """Pseudo-labels of online predictions o (L, B, D): y_bar (B,), votes (B, L * L), or (B, voting_views ** 2)."""
         cfg, n = self.config, self.config.voting_views or self.config.large_views
         return vote(o[:n].detach(), self.queue.keys[:n], self.queue.labels, cfg.k, self.num_classes, cfg.knn_chunk_mb)
 

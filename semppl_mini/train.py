@@ -1,4 +1,4 @@
-"""fit(): epochs, schedules, log, checkpoints. Nothing here knows which method it trains.
+"""fit(): epochs, schedules, log, checkpoints.
 
 An epoch draws as many images as the training set has, in floor(n / B) batches. With `labelled_share` s each batch is
 round(s B) labelled and B - round(s B) unlabelled images, each kind in its own endless shuffle; else one shuffle of all.
@@ -28,16 +28,18 @@ from .views import draw_views, make_views
 
 @dataclass
 class Run:
-    """A training run: its config, the method with its networks, one record an epoch, and its folder or None.
+    """A training run: config, method with its networks, a record an epoch, folder or None, provenance of its images.
 
-    history[0] is the untrained network with full queues; each record has epoch, loss and its terms, lr,
-    pseudo_label_accuracy, coverage, vote_agreement, purity, false_negatives, images_per_second, data_share, seconds.
+    history[0] is the untrained network, its queues filled with the labelled images of an epoch; each record has epoch,
+    loss and its terms, lr, pseudo_label_accuracy, coverage, vote_agreement, purity, false_negatives,
+    images_per_second, data_share, seconds.
     """
 
     config: Config
     method: SemPPL
     history: list[dict] = field(default_factory=list)
     folder: Path | None = None
+    data: str = ""
 
 
 # ---- what depends on (config, epoch or step) only ---------------------------------------------------------------
@@ -89,7 +91,7 @@ def lr_at(config, epoch: float) -> float:
 
 
 def make_optimizer(config, module) -> torch.optim.Optimizer:
-    """LARS, Nesterov SGD or AdamW; biases and batch norm are excluded from decay (and from LARS adaptation)."""
+    """LARS, Nesterov SGD or AdamW (betas: momentum, 0.99); biases and batch norm: no decay, no LARS adaptation."""
     groups, rate = param_groups(module), dict(lr=0.0, weight_decay=config.weight_decay)
     if config.optimizer == "lars":
         return LARS(groups, momentum=config.momentum, eta=config.eta, **rate)
@@ -151,12 +153,11 @@ class Trainer:
 
 def _record(epoch: int, steps: list[dict], batch_size: int) -> dict:
     """The epoch's line: mean terms, shares over its images, speed."""
-    counts, seconds, data = {}, sum(s["times"]["all"] for s in steps), sum(s["times"]["data"] for s in steps)
-    for step in steps:
-        counts = monitor.add(counts, step["counts"])
+    seconds, data = (sum(s["times"][name] for s in steps) for name in ("all", "data"))
+    shares = monitor.shares([s["counts"] for s in steps])
     terms = {name: sum(s["terms"][name] for s in steps) / len(steps) for name in steps[0]["terms"]}
     speed = {"images_per_second": len(steps) * batch_size / seconds, "data_share": data / seconds, "seconds": seconds}
-    return {"epoch": epoch, **terms, "lr": steps[-1]["lr"], **monitor.shares(counts), **speed}
+    return {"epoch": epoch, **terms, "lr": steps[-1]["lr"], **shares, **speed}
 
 
 def untrained_record(trainer: Trainer, measured: int = 8) -> dict:
@@ -166,8 +167,9 @@ def untrained_record(trainer: Trainer, measured: int = 8) -> dict:
     order = epoch_order(trainer.config, trainer.train.labels, 0)
     labelled = order[trainer.train.labels[order] >= 0]
     queue = probe.method.queue
-    for at in range(0, min(queue.capacity, len(labelled)), trainer.config.batch_size):  # only targets enter the queue
-        index = labelled[at : at + trainer.config.batch_size]
+    for index in labelled[: queue.capacity].split(trainer.config.batch_size):  # only targets enter the queue
+        if len(index) == 1:  # no batch for a batch norm
+            break
         views, batch, _ = probe.load(0, index)
         t = torch.stack([probe.method.project(x) for x in views[: trainer.config.large_views]])
         queue.enqueue(t, batch.labels, batch.ids)
@@ -180,11 +182,15 @@ def fit(config: Config, data: Data, folder=None, callbacks=(), progress: bool = 
 
     folder: where to keep log.jsonl (a line a step and a line an epoch), checkpoint.pt (after every epoch) and, at the
     end, encoder.pt, the bare encoder's state_dict; None keeps nothing. A folder with a checkpoint is resumed, and
-    raises ValueError if its config differs. callbacks: functions of (run, record), called after every epoch.
+    raises ValueError if its config or data differ. callbacks: functions of (run, record), called after every epoch,
+    0 (untrained) included. Raises ValueError if `config.labels` is a count and data.train has another one.
     """
+    known = int((data.train.labels >= 0).sum())
+    if isinstance(config.labels, int) and config.labels != known:
+        raise ValueError(f"config.labels = {config.labels}, but {known} images have a label; give load_data the same.")
     method = SemPPL(config, len(data.classes))
     trainer = Trainer(config, data.train, method)
-    run = Run(config, method, [], None if folder is None else Path(folder))
+    run = Run(config, method, [], None if folder is None else Path(folder), data.provenance)
     if run.folder:
         run.folder.mkdir(parents=True, exist_ok=True)
         _resume(run, trainer)
@@ -216,11 +222,13 @@ def _write(log, line: dict) -> None:
 
 
 def _finish_epoch(run: Run, trainer: Trainer, record: dict, log, callbacks) -> None:
+    record |= {"oracle": True} if run.config.oracle else {}
     run.history.append(record)
-    _write(log, {**record, **({"oracle": True} if run.config.oracle else {})})
+    _write(log, record)
     if run.folder:
-        state = {"config": run.config.to_dict(), "classes": run.method.num_classes, "history": run.history}
-        state |= {"method": run.method.state_dict(), "optimizer": trainer.optimizer.state_dict(), "log": log.tell()}
+        state = {"config": run.config.to_dict(), "data": run.data, "classes": run.method.num_classes}
+        state |= {"method": run.method.state_dict(), "optimizer": trainer.optimizer.state_dict()}
+        state |= {"history": run.history, "log": log.tell()}
         checkpoint.save(run.folder / "checkpoint.pt", state)
     for callback in callbacks:
         callback(run, record)
@@ -232,14 +240,15 @@ def _resume(run: Run, trainer: Trainer) -> None:
     if not path.exists():
         return
     state = checkpoint.load(path, trainer.device)
-    old, new = Config.from_dict(state["config"]).to_dict(), run.config.to_dict()
+    old = {"data": state["data"], **Config.from_dict(state["config"]).to_dict()}
+    new = {"data": run.data, **run.config.to_dict()}
     differing = [f"{name} ({old[name]} there, {new[name]} now)" for name in new if old[name] != new[name]]
     if differing:
         raise ValueError(f"{path} is of a run with other settings: {', '.join(differing)}; choose another folder.")
     run.method.load_state_dict(state["method"])
     trainer.optimizer.load_state_dict(state["optimizer"])
     run.history = state["history"]
-    if "log" in state:  # drop what an unfinished epoch wrote: it runs again
+    if (run.folder / "log.jsonl").exists():  # drop what an unfinished epoch wrote: it runs again
         os.truncate(run.folder / "log.jsonl", state["log"])
 
 
@@ -248,9 +257,9 @@ def load_run(path) -> Run:
     path = Path(path) if Path(path).suffix == ".pt" else Path(path) / "checkpoint.pt"
     state = checkpoint.load(path)
     config = Config.from_dict(state["config"])
-    method = SemPPL(config, state["classes"])
+    method = SemPPL(config, state["classes"]).to(torch.float64 if config.precision == "fp64" else None)
     method.load_state_dict(state["method"])
-    return Run(config, method, state["history"], path.parent)
+    return Run(config, method, state["history"], path.parent, state["data"])
 
 
 def runs_dir() -> Path:
@@ -259,7 +268,7 @@ def runs_dir() -> Path:
 
 
 def keep_encoders(every: int):
-    """A callback for `fit`: writes encoder-EPOCH.pt into the run's folder every so many epochs, epoch 0 included."""
+    """A callback for `fit` with a folder: writes encoder-EPOCH.pt there every so many epochs, epoch 0 included."""
 
     def keep(run: Run, record: dict) -> None:
         if record["epoch"] % every == 0:

@@ -31,7 +31,7 @@ def resize_matrix(start: Tensor, length: Tensor, size: int, inner: int, flip: Te
     """Antialiased bilinear weights (B, size, inner) that take [start, start + length) of an axis to `size` pixels.
 
     The filter is a triangle of half-width max(length / size, 1) around each output's centre, cut at the box and
-    normalised: PIL's and torchvision's antialias=True. `flip` (B,) mirrors the output.
+    normalised: PIL's and torchvision's antialias=True (the paper's are bicubic). `flip` (B,) mirrors the output.
     """
     scale = (length / size).view(-1, 1, 1)  # (B, 1, 1)
     out = torch.arange(size, device=start.device).view(1, -1, 1)

@@ -315,11 +315,13 @@ def log_softmax(a):
     return a - a.max() - np.log(np.exp(a - a.max()).sum())
 
 
-def logits_loop(o, t, negatives, tau):
+def logits_loop(o, t, negatives, tau, ids=None):
     """The 1 + N similarities of each online view i, target view j and image m: (I, J, B, 1 + N)."""
     a = np.empty((len(o), len(t), len(negatives), 1 + negatives.shape[1]))
     for i, j, m in np.ndindex(a.shape[:3]):
         a[i, j, m] = [o[i, m] @ t[j, n] / tau for n in (m, *negatives[m])]
+        if ids is not None:  # a negative with the row's own id does not count
+            a[i, j, m, 1:][ids[negatives[m]] == ids[m]] = -1e4
     return a
 
 
@@ -398,7 +400,7 @@ def step_inputs(config, classes, seed, device, labelled=0.4):
     x = [(4 * units(B, 3, s, s, seed=100 * seed + v)).to(device) for v, s in enumerate(sizes)]
     truth = (random(B, seed=seed) * classes).long()
     labels = torch.where(random(B, seed=seed + 50) < labelled, truth, -1)
-    batch = semppl.Batch(labels.to(device), torch.arange(B, device=device))
+    batch = semppl.Batch(labels.to(device), torch.arange(B, device=device) % (B - 1))  # one image stands there twice
     return x, batch, semppl.Draws(*(d.to(device) for d in semppl.draw_step(config, seed)))
 
 
@@ -408,7 +410,7 @@ def objective_loop(config, o, t, state, y, ids, negatives, u):
     keys, labels, kept_ids, _ = fifo(state, t, y, ids)
     voted = vote_loop(o[:L], keys, labels, config.k)[0]
     y_bar = np.where(y >= 0, y, voted)
-    a = logits_loop(o, t, negatives, config.tau)
+    a = logits_loop(o, t, negatives, config.tau, ids)
     q = np.repeat(a[:, :, :, None], R, 3)
     valid = np.zeros((B, R), bool)
     for m, r in np.ndindex(B, R):

@@ -27,11 +27,31 @@ def test_unknown_field_names_the_nearest():
     ({"negatives": 8, "batch_size": 8}, "negatives = 8 .*batch_size - 1 = 7"),
     ({"k": 9, "queue": 8}, "k = 9 .*queue = 8"),
     ({"voting_views": 5}, "voting_views = 5 .*large_views = 4"),
+    ({"voting_views": 0}, "voting_views = 0 .*large_views = 4"),
+    ({"epochs": "8"}, "epochs = '8' is a str; give int"),
+    ({"epochs": 8.5}, "epochs = 8.5 is a float; give int"),
+    ({"tau": None}, "tau = None is a NoneType; give float"),
+    ({"oracle": "no"}, "oracle = 'no' is a str; give bool"),
+    ({"labels": True}, "labels = True is a bool"),
+    ({"blur_p": 0.5}, "blur_p = 0.5 is a float; give tuple"),
+    ({"seed": -1}, "seed = -1 must be 0 or more"),
+    ({"semantic_positives": -1}, "semantic_positives = -1 must be 0 or more"),
+    ({"stem_stride": 0}, "stem_stride = 0 must be more than 0"),
 ])  # fmt: skip
 def test_bad_values_stop_with_one_sentence(changes, words):
     with pytest.raises(ValueError, match=words) as error:
         Config().replace(**changes)
     assert "\n" not in str(error.value) and str(error.value).endswith(".")
+
+
+def test_whole_numbers_may_stand_where_fractions_may():
+    assert Config(tau=1, labels=1, labelled_share=1).tau == 1
+
+
+def test_presets_by_name():
+    assert all(presets.named(preset) == getattr(presets, preset)() for preset in PRESETS)
+    with pytest.raises(ValueError, match="no preset 'cifar'; choose one of digits, cifar10, "):
+        presets.named("cifar")
 
 
 @pytest.mark.parametrize("preset", PRESETS)

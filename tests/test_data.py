@@ -129,6 +129,20 @@ def test_impossible_val_is_one_sentence(val, pack):
         load_data(pack, val=val)
 
 
+def test_val_must_leave_an_image_of_every_class(tmp_path):
+    images, labels = torch.zeros(100, 3, 8, 8, dtype=torch.uint8), torch.tensor([0] * 97 + [1] * 3)
+    path = write_pack(tmp_path / "rare.npz", {"train": (images, labels), "test": (images, labels)}, ["a", "b"], "here")
+    with pytest.raises(ValueError, match="val = 10 leaves no training image of class 'b'; give fewer, or val=0"):
+        load_data(path)
+    assert len(load_data(path, val=4).train) == 96
+
+
+def test_no_id_stands_for_two_images():
+    data = load_data("digits")
+    ids = torch.cat([images.ids for images in (data.train, data.val, data.test)])
+    assert len(ids.unique()) == len(ids) == 5000
+
+
 def test_ids_lead_back_to_the_original_images(pack):
     data, original = load_data(pack), parts()["train"]
     for split in (data.train, data.val):

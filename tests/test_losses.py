@@ -25,6 +25,20 @@ def negatives(batch, n, seed=0):
 # ---- negatives
 
 
+def test_an_image_that_stands_twice_in_a_batch_is_not_its_own_negative(device):
+    ids, drawn = torch.tensor([0, 1, 2, 0, 3, 1]), negatives(6, 5)  # every other row is a negative
+    o, t = (units(2, 6, 4, seed=seed).to(device) for seed in (0, 1))
+    a = losses.logits(o, t, drawn.to(device), 0.2, ids.to(device))
+    for m, row in enumerate(drawn.tolist()):  # equal to leaving those rows out
+        kept = [n for n in row if ids[n] != ids[m]]
+        similarity = torch.stack([torch.einsum("id,jd->ij", o[:, m], t[:, n]) for n in (m, *kept)], -1) / 0.2
+        assert_close(losses.nce(a[:, :, m]), -similarity.log_softmax(-1)[..., 0].mean())
+    without = losses.logits(o, t, drawn.to(device), 0.2)
+    assert torch.equal(losses.logits(o, t, drawn.to(device), 0.2, torch.arange(6, device=device)), without)
+    assert losses.nce(without) > losses.nce(a)
+    assert losses.invariance(a).isfinite() and losses.invariance(a) >= 0
+
+
 @pytest.mark.parametrize("batch, n", [(2, 1), (11, 10), (64, 10), (257, 200)])
 def test_negatives_leave_the_row_out_and_are_distinct(batch, n):
     drawn = negatives(batch, n)

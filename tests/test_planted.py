@@ -170,16 +170,22 @@ def negatives_are_predictions_instead_of_targets(right):
 def every_pair_has_its_own_negatives(right):
     """The candidates of p_ij and p_ji no longer align: view i moves on by i rows."""
 
-    def wrong(o, t, negatives, tau):
+    def wrong(o, t, negatives, tau, ids):
         B = o.shape[1]
         row, turned = torch.arange(B, device=o.device)[:, None], []
         for i, view in enumerate(o):
             shift = (negatives - row) % B  # 1 to B - 1
             shift = (shift - 1 + i) % (B - 1) + 1
-            turned.append(right(view[None], t, (row + shift) % B, tau))
+            turned.append(right(view[None], t, (row + shift) % B, tau, ids))
         return torch.cat(turned)
 
     return wrong
+
+
+@planted(checks.check_objective, losses, "logits")
+def an_image_is_its_own_negative(right):
+    """A labelled image that stands twice in a batch pushes itself away."""
+    return lambda o, t, negatives, tau, ids: right(o, t, negatives, tau)
 
 
 @planted(checks.check_objective, losses, "semantic_logits")

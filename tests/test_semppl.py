@@ -23,6 +23,7 @@ def test_without_alpha_lambda_and_small_views_it_is_plain_infonce(device):
     config = tiny(large_views=2, small_views=0, batch_size=16, negatives=10, c=1.0, alpha=0.0, lam=0.0)
     method = SemPPL(config, 3).to(device)
     x, batch, draws = step_inputs(config, 3, 0, device)
+    batch = batch._replace(ids=torch.arange(16, device=device))  # 16 different images
     twin = copy.deepcopy(method)
     o, t = [twin.predict(v) for v in x], [twin.project(v) for v in x]
     rows, wanted = torch.cat([torch.arange(16, device=device)[:, None], draws.negatives], 1), []

@@ -1,5 +1,6 @@
 """fit(): what a run records and keeps, exact resume, exact repetition, the order of samples."""
 
+import dataclasses
 import itertools
 import json
 
@@ -346,3 +347,22 @@ def test_runs_dir_obeys_the_environment(monkeypatch, tmp_path):
     assert train.runs_dir() == tmp_path
     monkeypatch.delenv("SEMPPL_RUNS")
     assert train.runs_dir().name == "runs"
+
+
+def test_a_folder_of_another_data_set_is_refused(run):
+    other = dataclasses.replace(tiny_data(), provenance="another slice")
+    with pytest.raises(ValueError, match="data .a slice of the digits there, another slice now.; choose another"):
+        run_of(run.config, run.folder, other)
+
+
+def test_labels_of_config_and_data_must_agree():
+    with pytest.raises(ValueError, match="config.labels = 30, but 20 images have a label"):
+        run_of(tiny(labels=30))
+
+
+def test_an_interrupted_run_closes_its_log(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(train, "_write", lambda log, line: (opened.append(log), 1 / 0))
+    with pytest.raises(ZeroDivisionError):
+        run_of(tiny(), tmp_path)
+    assert opened[0].closed
