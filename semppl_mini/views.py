@@ -140,7 +140,8 @@ def blur(x: Tensor, sigma: Tensor, apply: Tensor, kernel: int) -> Tensor:
 
 
 def solarize(x: Tensor, apply: Tensor, threshold: float = 0.5) -> Tensor:
-    return torch.where(apply.view(-1, 1, 1, 1) & (x >= threshold), 1 - x, x)
+    limit = torch.where(apply, threshold, torch.inf).view(-1, 1, 1, 1)
+    return torch.where(x >= limit, 1 - x, x)
 
 
 def saliency(images: Tensor) -> Tensor:
