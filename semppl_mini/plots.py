@@ -282,13 +282,13 @@ def gallery(data, report: dict, rows: int, images):
     A row: an image and its pseudo-label, the 3 nearest queue images, its semantic positives.
     """
     width, names = 4 + report["positive_ids"].shape[1], [*data.classes, "none"]
-    fig = plt.figure(figsize=(1.5 * width, 0.95 * rows + 0.3))
+    fig = plt.figure(figsize=(1.7 * width, 1.05 * rows + 0.3))
     for part, good in zip(fig.subfigures(1, 2, wspace=0.04), (True, False), strict=True):
         found = ((report["y_bar"] == images.truth) == good).nonzero()[:, 0]
         found = found[report["agreement"][found].argsort(descending=True, stable=True)]
         chosen = found[np.linspace(0, len(found) - 1, min(rows, len(found))).astype(int)].tolist()
         part.suptitle(f"{'right' if good else 'wrong'}: {len(found)} of {len(images)}", color=COLOUR[good])
         for axes, i in zip(_tiles(part, rows, width), chosen, strict=False):
-            _show(axes[0], images.images[i], f"{names[report['y_bar'][i]]}?  {report['agreement'][i]:.0%}")
+            _show(axes[0], images.images[i], f"{names[report['y_bar'][i]]}? {report['agreement'][i]:.0%}")
             _evidence(axes[1:], report, i, data, int(images.truth[i]), 3)
     return fig

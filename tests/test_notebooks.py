@@ -78,7 +78,7 @@ def test_outputs_of_one_clean_run(path, notebook):
 
 
 def test_file_is_small(path):
-    assert path.stat().st_size < 500_000
+    assert path.stat().st_size < 1_000_000
 
 
 def test_no_trace_of_papermill(notebook):
