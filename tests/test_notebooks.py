@@ -1,13 +1,21 @@
 """The notebooks as files: small, complete, tied to no machine. `make notebooks-test` runs them."""
+import base64
+import io
 import json
 import re
+import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
+from PIL import Image
 from prepare_notebooks import parameter_names
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
+sys.path.insert(0, str(FOLDER))
+import execute  # noqa: E402
+
 PATHS = sorted(FOLDER.glob("*.ipynb"))
 MACHINE_PATH = re.compile(r"/(home|root|work|tmp|Users)/|\b[A-Z]:\\\\")  # in JSON text a backslash is doubled
 CHECK = re.compile(r"^\s*#\s*NBVAL_CHECK_OUTPUT\s*$", re.MULTILINE)
@@ -78,7 +86,7 @@ def test_outputs_of_one_clean_run(path, notebook):
 
 
 def test_file_is_small(path):
-    assert path.stat().st_size < 1_000_000
+    assert path.stat().st_size < 500_000
 
 
 def test_no_trace_of_papermill(notebook):
@@ -99,3 +107,19 @@ def test_checks_itself(path, notebook):
     shown = path.stem in TO_RUN or all(cell.outputs for cell in checked)
     assert shown, "a cell marked NBVAL_CHECK_OUTPUT shows nothing to compare"
     assert sum(len(ASSERT.findall(cell.source)) for cell in code_cells(notebook)) >= 3
+
+
+def test_a_saved_notebook_is_small_and_says_the_same():
+    """One text for pieces of it, no stderr, no widget, and the same picture with fewer colours."""
+    file, noise = io.BytesIO(), np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(file, "PNG")
+    picture = {"image/png": base64.b64encode(file.getvalue()).decode(), "text/plain": "<Figure>"}
+    printed = [nbformat.v4.new_output("stream", name=name, text=text) for name, text in
+               (("stdout", "a"), ("stderr", "warning"), ("stdout", "b"))]  # fmt: skip
+    shown = [nbformat.v4.new_output("display_data", data) for data in (picture, {execute.WIDGET: {}})]
+    cell = nbformat.v4.new_code_cell("1", outputs=printed + shown, metadata={"papermill": {}, "tags": ["kept"]})
+    saved = execute.tidy(nbformat.v4.new_notebook(cells=[cell], metadata={"papermill": {}})).cells[0]
+    assert [o.get("text") for o in saved.outputs] == ["ab", None] and saved.metadata == {"tags": ["kept"]}
+    png = base64.b64decode(saved.outputs[1].data["image/png"])
+    error = np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int) - noise
+    assert len(png) < len(file.getvalue()) / 2 and np.abs(error).mean() < 30
