@@ -36,7 +36,7 @@ def cifar100() -> Config:
 
 
 def cifar10_cpu() -> Config:
-    """CIFAR-10 in half an hour on two CPU cores [all differences ours].
+    """CIFAR-10 in half to three quarters of an hour on two CPU cores [all differences ours].
 
     A short run wants many cheap steps (narrow network, stride-2 stem, two views of 24 pixels, small batches), crops
     that still show something, a target that keeps up (gamma 0.9, slowing to 1), more negatives, and labelled images
