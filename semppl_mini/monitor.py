@@ -5,7 +5,7 @@ coverage                share of unlabelled images voted on with a non-empty que
 vote_agreement          mean share of an image's L x L votes that agree with their majority, over the same images
 purity                  share of drawn semantic positives of the image's true class, over all rows with a draw
                         (labelled ones, always right, included)
-false_negatives         share of drawn negatives that are of the image's true class
+false_negatives         share of negatives that are of the image's true class (the image itself, drawn, is none)
 
 Each is kept as (numerator, denominator), so that an epoch's figure is over its images, not a mean of means.
 """
@@ -23,12 +23,13 @@ def count(seen: dict, labels: Tensor, truth: Tensor) -> Counts:
     voted = seen["voted"]
     rows = unlabelled & (voted >= 0)
     agree = (seen["votes"] == voted[:, None]).float().mean(1)
-    same = truth[seen["negatives"]] == truth[:, None]
+    other = ~seen["own"]
+    same = other & (truth[seen["negatives"]] == truth[:, None])
     counts = {
         "pseudo_label_accuracy": ((rows & (voted == truth)).sum(), rows.sum()),
         "coverage": (rows.sum(), unlabelled.sum()),
         "vote_agreement": ((agree * rows).sum(), rows.sum()),
-        "false_negatives": (same.sum(), torch.tensor(same.numel(), device=truth.device)),
+        "false_negatives": (same.sum(), other.sum()),
     }
     if "valid" in seen:
         right = (seen["z_labels"] == truth[:, None]) & seen["valid"][:, None]

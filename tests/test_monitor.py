@@ -22,6 +22,7 @@ def step(seed, device, empty=False):
         "voted": voted, "votes": votes, "y_bar": torch.where(labels >= 0, labels, voted),
         "negatives": ints(12, 5, high=12, seed=seed + 3), "z_labels": ints(12, 3, high=3, seed=seed + 4),
         "valid": torch.zeros(12, dtype=torch.bool) if empty else random(12, seed=seed + 5) < 0.7,
+        "own": random(12, 5, seed=seed + 6) < 0.2,
     }  # fmt: skip
     return {name: x.to(device) for name, x in seen.items()}, labels.to(device), truth.to(device)
 
@@ -39,7 +40,8 @@ def tally(seen, labels, truth):
             lists["vote_agreement"].append(sum(v == voted for v in seen["votes"][m]) / 9)
         if seen["valid"][m]:
             lists["purity"] += [z == c for z in seen["z_labels"][m]]
-        lists["false_negatives"] += [truth.tolist()[n] == c for n in seen["negatives"][m]]
+        drawn = zip(seen["negatives"][m], seen["own"][m], strict=True)
+        lists["false_negatives"] += [truth.tolist()[n] == c for n, own in drawn if not own]
     return lists
 
 
