@@ -75,7 +75,7 @@ def read(path: Path, config: s.Config) -> dict | None:
     return None
 
 
-def sweep(preset, questions=tuple(QUESTIONS), seeds=3, epochs=8, dataset="digits", folder=RESULTS) -> list:
+def sweep(preset, questions=tuple(QUESTIONS), seeds=3, epochs=6, dataset="digits", folder=RESULTS) -> list:
     """Run what is missing of the grid; one row a question, value and seed, ready for `plots.sweep_panels`.
 
     questions: names out of QUESTIONS, or {any field of Config: values}. A row: question, value, own, seed, the
@@ -119,7 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--questions", default=",".join(QUESTIONS), help="names with commas between them")
     parser.add_argument("--seeds", type=int, default=3, help="how many")
-    parser.add_argument("--epochs", type=int, default=8, help="of each run")
+    parser.add_argument("--epochs", type=int, default=6, help="of each run")
     parser.add_argument("--preset", default="digits", help="digits, cifar10_cpu, ...")
     parser.add_argument("--data", help="name or path of a data pack; the preset's by default")
     args = parser.parse_args()
