@@ -40,7 +40,7 @@ class Config:
     mask_p: float = 0.1  # saliency masking of a large view [ReLICv2]
     # networks
     backbone: str = "resnet18"  # "resnet18" or "narrow"
-    width: int = 64  # channels of the first stage
+    width: int = 64  # channels of the first stage, 8 or more
     stem_stride: int = 1
     projector_hidden: int = 4096  # [BYOL; sizes not in the paper]
     predictor_hidden: int = 4096
@@ -55,7 +55,7 @@ class Config:
     tau: float = 0.2  # [paper]
     c: float = 0.3  # weight of L_augm + alpha L_sempos [theirs]
     alpha: float = 0.2  # weight of L_sempos [theirs]
-    lam: float = 5.0  # lambda, weight of I_augm + I_sempos [theirs]
+    lam: float = 5.0  # lambda, weight of I_augm + I_sempos [theirs], which are means over their own pairs [ours]
     detach: str = "argument"  # what of the KL's first argument gets no gradient: "argument" or "entropy" (literal)
     gamma: float = 0.996  # EMA rate of the target [paper]
     gamma_schedule: str = "constant"  # or "cosine" to 1 [BYOL]; unclear in the paper
@@ -73,7 +73,7 @@ class Config:
     # computing
     device: str = "auto"  # "auto": cuda, then mps, then cpu
     precision: str = "auto"  # "auto": bf16 autocast where the hardware has it; "bf16", "fp32", "fp64"
-    knn_chunk_mb: float = 256.0  # ceiling of the similarity matrix of the k-NN
+    knn_chunk_mb: float = 256.0  # ceiling of the k-NN's similarity matrix; above 16 it is 16
 
     def __post_init__(self):
         for field in dataclasses.fields(self):  # JSON and YAML know lists, not tuples
@@ -106,7 +106,7 @@ _CHOICES = {
     "precision": ("auto", "bf16", "fp32", "fp64"),
 }
 _SHARES = ("flip_p", "jitter_p", "grey_p", "mask_p", "gamma", "labelled_share", "momentum")
-_POSITIVE = ("large_size", "small_size", "width", "stem_stride", "queue", "k", "tau", "epochs", "batch_size")
+_POSITIVE = ("large_size", "small_size", "stem_stride", "queue", "k", "tau", "epochs", "batch_size")
 _POSITIVE += ("embedding_dim", "projector_hidden", "predictor_hidden", "large_views", "knn_chunk_mb")
 _NOT_NEGATIVE = ("seed", "label_seed", "small_views", "semantic_positives", "warmup_epochs", "lr", "weight_decay")
 _NOT_NEGATIVE += ("c", "alpha", "lam", "eta")
@@ -132,6 +132,8 @@ def _check(config: Config) -> None:
     for name in _NOT_NEGATIVE:
         if not getattr(config, name) >= 0:
             raise ValueError(f"{name} = {getattr(config, name)} must be 0 or more.")
+    if config.width < 8:  # oneDNN issue 6035: the strided 1x1 convolution's gradient overruns its buffer on AVX2
+        raise ValueError(f"width = {config.width} is under 8, where oneDNN's CPU gradients are wrong; give 8 or more.")
     L = config.large_views
     limits = [
         ("negatives", config.negatives, 1, config.batch_size - 1, "batch_size - 1"),

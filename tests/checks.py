@@ -43,7 +43,7 @@ def array(x):
 def tiny(**changes):
     """A config whose steps take milliseconds, with every part of the method in use."""
     config = Config(
-        backbone="narrow", width=4, stem_stride=2, projector_hidden=16, predictor_hidden=16,
+        backbone="narrow", width=8, stem_stride=2, projector_hidden=16, predictor_hidden=16,
         large_views=2, small_views=1, large_size=16, small_size=8, small_scale=(0.2, 0.5), labels=20,
         embedding_dim=8, queue=24, batch_size=16, negatives=4, epochs=2, warmup_epochs=1, lr=2.0, gamma=0.9,
         device="cpu", precision="fp32",

@@ -37,6 +37,7 @@ def test_unknown_field_names_the_nearest():
     ({"seed": -1}, "seed = -1 must be 0 or more"),
     ({"semantic_positives": -1}, "semantic_positives = -1 must be 0 or more"),
     ({"stem_stride": 0}, "stem_stride = 0 must be more than 0"),
+    ({"width": 4}, "width = 4 is under 8, .*; give 8 or more"),
 ])  # fmt: skip
 def test_bad_values_stop_with_one_sentence(changes, words):
     with pytest.raises(ValueError, match=words) as error:

@@ -1,5 +1,7 @@
 """Encoders against torchvision's ResNet-18, and heads."""
 
+import copy
+
 import pytest
 import torch
 from checks import random, tiny
@@ -30,8 +32,21 @@ def test_resnet18_is_torchvisions_with_a_small_stem(device):
 
 @pytest.mark.parametrize("stride, height, width", [(1, 8, 8), (2, 8, 8), (2, 32, 24), (1, 17, 32)])
 def test_narrow_takes_any_size_from_8(stride, height, width, device):
-    encoder = ResNet(BLOCKS["narrow"], 4, stride).to(device)
-    assert encoder(torch.zeros(2, 3, height, width, device=device)).shape == (2, encoder.dim) == (2, 16)
+    encoder = ResNet(BLOCKS["narrow"], 8, stride).to(device)
+    assert encoder(torch.zeros(2, 3, height, width, device=device)).shape == (2, encoder.dim) == (2, 32)
+
+
+@pytest.mark.parametrize("width", [8, 32])
+def test_gradients_equal_those_in_double_precision(width, device):
+    """Channels-last float32, as trained, against contiguous float64: a wrong convolution kernel shows here."""
+    encoder, x = ResNet(BLOCKS["narrow"], width, 2), random(16, 3, 24, 24)
+    double, gradients = copy.deepcopy(encoder).double(), []
+    single = encoder.to(device, memory_format=torch.channels_last)
+    for model, images in ((single, x.to(device, memory_format=torch.channels_last)), (double, x.double())):
+        model(images).square().sum().backward()
+        gradients.append([p.grad.cpu().double() for p in model.parameters()])
+    for ours, exact in zip(*gradients, strict=True):
+        assert (ours - exact).norm() < 1e-3 * exact.norm()
 
 
 def test_convolutions_start_by_hes_rule():

@@ -131,7 +131,7 @@ def test_the_saved_encoder_is_a_plain_state_dict_with_clean_keys(run):
     state = torch.load(run.folder / "encoder.pt", weights_only=True)
     assert type(state) in (dict, type(run.method.encoder.state_dict()))
     assert {name.split(".")[0] for name in state} == {"stem", "stages"}
-    encoder = ResNet(BLOCKS["narrow"], 4, 2)
+    encoder = ResNet(BLOCKS["narrow"], 8, 2)
     encoder.load_state_dict(state)
     x = checks.random(3, 3, 16, 16)
     assert_close(encoder.eval()(x), run.method.encoder.eval()(x))
