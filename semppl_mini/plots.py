@@ -1,7 +1,7 @@
 """Every figure of the notebooks: a function of records, tensors and plain numbers that returns a Figure.
 
-One look: classes in Petroff's ten colours (one of his two greys is green here), lines in Okabe and Ito's (made for
-colour-blind readers), right is blue, wrong vermilion. Shares in [0, 1] are drawn in percent. pyplot lets go of a
+One look, for colour-blind readers, too: classes in Petroff's ten colours (a dark blue in place of his second grey),
+lines in Okabe and Ito's, right is blue, wrong vermilion. Shares in [0, 1] are drawn in percent. pyplot lets go of a
 Figure, so it is shown once.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-CLASSES = "#3f90da #ffa90e #bd1f01 #94a4a2 #832db6 #a96b59 #e76300 #b9ac70 #2e8b57 #92dadd".split()
+CLASSES = "#3f90da #ffa90e #bd1f01 #94a4a2 #832db6 #a96b59 #e76300 #b9ac70 #003f5c #92dadd".split()
 LINES = "#0072b2 #d55e00 #009e73 #cc79a7 #e69f00 #56b4e9 #000000".split()
 COLOUR = {True: LINES[0], False: LINES[1], None: "#333333"}  # right, wrong, neither
 FAINT, CENTRED = "#d9d9d9", {"ha": "center", "va": "center"}
@@ -48,6 +48,20 @@ def _shares(ax) -> None:
     ax.grid(True, axis="y")
 
 
+def _std(shares: list) -> float:
+    return float(np.std(shares, ddof=1)) if len(shares) > 1 else 0.0
+
+
+def _percent(shares: list) -> str:
+    return f"{np.mean(shares):.1%}" + (f" ± {100 * _std(shares):.1f}" if len(shares) > 1 else "")
+
+
+def _band(ax, shares: list) -> None:
+    """A grey line at the mean of shares, in a band of one std to each side."""
+    ax.axhspan(np.mean(shares) - _std(shares), np.mean(shares) + _std(shares), color=FAINT, zorder=0)
+    ax.axhline(np.mean(shares), color=COLOUR[None], lw=0.8, zorder=0.5)
+
+
 def _dots(ax, names: list[str], y: list, error, form: str = "o-") -> None:
     ax.errorbar(range(len(names)), y, error, fmt=form)
     ax.set_xticks(range(len(names)), names)
@@ -62,13 +76,14 @@ def _grid(panels: int, columns: int, width: float, height: float):  # of each pa
 
 
 def _lines(ax, histories: dict, key: str, x: str) -> None:
-    """A line a run, with a hollow dot at its start; oracle runs are dashed."""
+    """A line a run, oracle runs dashed; against epochs a hollow dot marks the untrained network."""
     for colour, (name, history) in zip(LINES * len(histories), histories.items(), strict=False):
         points = [(record[x], record[key]) for record in history if record.get(key) is not None]
         dash = (0, (4, 2)) if "oracle" in name.lower() else "-"
         if points:  # an empty line would upset the layout
             (line,) = ax.plot(*np.array(points, float).T, ls=dash, lw=1.8, label=name, color=colour)
-            line.set(marker="o", markerfacecolor="white", markevery=slice(0, 1), clip_on=False)
+            marker = "o" if x == "epoch" else ""
+            line.set(marker=marker, markerfacecolor="white", markevery=slice(0, 1), clip_on=False)
     ax.set_xlim(0, max([1, *(record[x] for history in histories.values() for record in history)]))
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     ax.grid(True, axis="y")
@@ -85,7 +100,8 @@ def curves(histories: dict[str, list[dict]], keys: list[str], x: str = "epoch"):
         _lines(ax, histories, key, x)
         ax.set(title=_name(key), xlabel=_name(x))
     if len(keys) > 1 and len(histories) > 1:
-        fig.legend(*ax.get_legend_handles_labels(), loc="outside upper left", ncols=4, markerscale=0)
+        runs = {name: line for ax in axes for line, name in zip(*ax.get_legend_handles_labels(), strict=True)}
+        fig.legend(runs.values(), runs, loc="outside upper left", ncols=4, markerscale=0)
     ends = {line: line.get_ydata()[-1] for line in ax.lines if len(keys) == 1}
     (low, high), height, form = ax.get_ylim(), -1.0, "{}  {:.1%}" if key in SHARES else "{}"
     for line in sorted(ends, key=ends.get):  # from the lowest up, a line of text apart
@@ -95,10 +111,18 @@ def curves(histories: dict[str, list[dict]], keys: list[str], x: str = "epoch"):
     return fig
 
 
-def pseudo_label_curves(histories: dict[str, list[dict]], title: str | None = None):
-    """Pseudo-label accuracy against epoch, a labelled line a run; the hollow dot is the untrained encoder."""
+@figure
+def pseudo_label_curves(histories: dict[str, list[dict]], title: str | None = None, level: tuple | None = None):
+    """Pseudo-label accuracy against epoch, a labelled line a run; the hollow dot is the untrained encoder.
+
+    level: (name, shares, one a seed), something else to compare with, as a grey line and a band of mean ± std.
+    """
     fig = curves(histories, ["pseudo_label_accuracy"])
-    fig.axes[0].set_title("pseudo-label accuracy" + (f": {title}" if title else ""), loc="left", size=10)
+    title = "pseudo-label accuracy" + (f": {title}" if title else "")
+    if level:
+        _band(fig.axes[0], level[1])
+        title += f"\ngrey: {level[0]}, {_percent(level[1])}"
+    fig.axes[0].set_title(title)
     return fig
 
 
@@ -127,16 +151,18 @@ def umap_of(features, seed: int = 0) -> np.ndarray:
 
 @figure
 def umap_panels(panels: list[tuple], classes: list[str]):
-    """A panel each (title, xy (n, 2), labels (n,), wrong (n,) bool or None): crosses are the mistakes.
+    """A panel each (title, xy (n, 2), labels (n,) or None, wrong (n,) bool or None).
 
-    A short name also stands where its class lies together: within 0.6 of the mean distance of all points.
+    Mistakes are crosses over the colours of the classes; without labels, vermilion among grey. A short name also
+    stands where its class lies together: within 0.6 of the mean distance of all points.
     """
     fig, axes = _grid(len(panels), 3, 3.2, 3.3)
     for ax, (title, xy, labels, wrong) in zip(axes, panels, strict=True):
-        xy, labels = np.asarray(xy), np.asarray(labels)
-        ax.scatter(*xy.T, s=7, c=np.array(CLASSES)[labels % len(CLASSES)], linewidths=0)
-        crossed = [] if wrong is None else np.flatnonzero(wrong)
-        ax.scatter(*xy[crossed].T, s=14, c="black", marker="x", linewidths=0.7)
+        xy, mistakes = np.asarray(xy), np.zeros(len(xy), bool) if wrong is None else np.asarray(wrong)
+        labels = np.asarray([] if labels is None else labels, int)
+        ax.scatter(*xy.T, s=7, c=np.array(CLASSES)[labels % len(CLASSES)] if len(labels) else "#bbbbbb", linewidths=0)
+        cross = dict(s=14, c="black", marker="x", linewidths=0.7)
+        ax.scatter(*xy[mistakes].T, **(cross if len(labels) else dict(s=7, c=COLOUR[False], linewidths=0)))
         for c in np.unique(labels) if max(map(len, classes)) <= 3 else []:
             own, middle = xy[labels == c], np.median(xy[labels == c], 0)
             if np.linalg.norm(own - middle, axis=1).mean() < 0.6 * np.linalg.norm(xy - np.median(xy, 0), axis=1).mean():
@@ -162,7 +188,8 @@ def confusion(truth, y_bar, classes: list[str]):
         ax.text(column, row, f"{value:.0f}".lstrip("0"), color="white" if value > 55 else None, **CENTRED)
     ax.set_xticks(range(C), classes, rotation=90 if max(map(len, classes)) > 3 else 0)
     ax.set_yticks(range(C), classes)
-    ax.set(xlabel="pseudo-label", ylabel="true class", title=f"{right:.1%} of {len(truth):,} right")
+    title = f"{right:.1%} of {len(truth):,} right; cells: percent of the true class"
+    ax.set(xlabel="pseudo-label", ylabel="true class", title=title)
     return fig
 
 
@@ -175,16 +202,12 @@ def agreement(votes_agreement, correct):
     y = np.array([correct[bins == b].mean() for b in x])
     centre, half = (y + 1.92 / n) / (1 + 3.84 / n), 1.96 * np.sqrt(y * (1 - y) / n + 0.96 / n**2) / (1 + 3.84 / n)
     fig, ax = plt.subplots(figsize=(6.5, 3))
-    names = [("up to 25%", "to 50%", "to 75%", "under 100%", "100%")[b] for b in x]
-    _dots(ax, [f"{a}\n{m:,}" for a, m in zip(names, n, strict=True)], y, (y - centre + half, centre + half - y), "o")
+    names = [f"{('0-25', '26-50', '51-75', '76-99', '100')[b]}\nn = {m:,}" for b, m in zip(x, n, strict=True)]
+    _dots(ax, names, y, (y - centre + half, centre + half - y), "o")
     ax.axhline(correct.mean(), color=COLOUR[None], lw=0.8, ls=":")
-    ax.set(ylabel="accuracy", ylim=(0, 1.04), title=f"dotted: all images, {correct.mean():.1%}")
-    ax.set_xlabel("share of votes for the pseudo-label, and number of images")
+    ax.set(ylabel="right pseudo-labels", ylim=(-0.04, 1.04), title=f"dotted: all images, {correct.mean():.1%}")
+    ax.set_xlabel("votes for the pseudo-label (%), and number of images")
     return fig
-
-
-def _std(shares: list) -> float:
-    return float(np.std(shares, ddof=1)) if len(shares) > 1 else 0.0
 
 
 @figure
@@ -200,8 +223,7 @@ def sweep_panels(rows: list[dict], questions: list[str], measure="pseudo_label_a
         values = sorted({row["value"] for row in runs}, key=lambda value: (value is not None, value))
         seeds = [[row[measure] for row in runs if row["value"] == value] for value in values]
         if baseline is not None:
-            ax.axhspan(*(np.mean(baseline) + sign * _std(baseline) for sign in (-1, 1)), color=FAINT)
-            ax.axhline(np.mean(baseline), color=COLOUR[None], lw=0.8)
+            _band(ax, baseline)
         _dots(ax, list(map(str, values)), list(map(np.mean, seeds)), list(map(_std, seeds)))
         own = [any(row.get("own") for row in runs if row["value"] == value) for value in values]
         for text in np.array(ax.get_xticklabels())[own]:
@@ -277,18 +299,22 @@ def vote_panel(images, report: dict, i: int, data):
 
 @figure
 def gallery(data, report: dict, rows: int, images):
-    """Images voted right, beside them as many voted wrong, high agreement first; report as in `vote_panel`.
+    """Images voted right, below them as many voted wrong, high agreement first; report as in `vote_panel`.
 
-    A row: an image and its pseudo-label, the 3 nearest queue images, its semantic positives.
+    A row: an image, its pseudo-label and share of votes; the 3 nearest queue images; its semantic positives.
     """
     width, names = 4 + report["positive_ids"].shape[1], [*data.classes, "none"]
-    fig = plt.figure(figsize=(1.7 * width, 1.05 * rows + 0.3))
-    for part, good in zip(fig.subfigures(1, 2, wspace=0.04), (True, False), strict=True):
+    fig = plt.figure(figsize=(0.93 * width, 2.1 * rows + 1))
+    for part, good in zip(fig.subfigures(2, 1), (True, False), strict=True):
         found = ((report["y_bar"] == images.truth) == good).nonzero()[:, 0]
         found = found[report["agreement"][found].argsort(descending=True, stable=True)]
         chosen = found[np.linspace(0, len(found) - 1, min(rows, len(found))).astype(int)].tolist()
-        part.suptitle(f"{'right' if good else 'wrong'}: {len(found)} of {len(images)}", color=COLOUR[good])
-        for axes, i in zip(_tiles(part, rows, width), chosen, strict=False):
-            _show(axes[0], images.images[i], f"{names[report['y_bar'][i]]}? {report['agreement'][i]:.0%}")
+        part.suptitle(f"{'right' if good else 'wrong'}: {len(found):,} of {len(images):,}", color=COLOUR[good])
+        tiles = _tiles(part, rows, width)
+        for axes, i in zip(tiles, chosen, strict=False):
+            _show(axes[0], images.images[i], f"{names[report['y_bar'][i]]}?")
             _evidence(axes[1:], report, i, data, int(images.truth[i]), 3)
+            axes[0].set_ylabel(f"is {names[images.truth[i]]}\n{report['agreement'][i]:.0%} of votes", size=8)
+        for ax, text in zip(tiles[-1, [0, 2, 5]], ("image", "nearest in the queue", "semantic positives"), strict=True):
+            ax.set_xlabel(text)
     return fig

@@ -37,7 +37,7 @@ def softmax_bars(cosines: Tensor, taus: list[float]):
     for ax, tau in zip(axes[0], taus, strict=True):
         p = (cosines / tau).softmax(0)
         ax.bar(range(len(p)), p, color=[COLOUR[True]] + ["#a0a0a0"] * (len(p) - 1))
-        ax.set(title=rf"$\tau$ = {tau:.2g}: loss {-p[0].log():.2f}", ylim=(0, 1), yticks=(0, 0.5, 1))
+        ax.set(title=rf"$\tau$ = {tau:.2g}: loss {abs(p[0].log()):.2f}", ylim=(0, 1), yticks=(0, 0.5, 1))
         ax.set_xticks(range(len(p)), [f"{cosine:.1f}" for cosine in cosines])
         ax.grid(axis="y")
         ax.set_axisbelow(True)
