@@ -14,6 +14,9 @@ from pathlib import Path
 
 import torch
 
+from semppl_mini import Config
+from semppl_mini.device import uses_bf16
+
 LIBRARIES = ("torch", "torchvision", "numpy", "lightly", "timm", "faiss-cpu")
 
 
@@ -79,8 +82,8 @@ def processor() -> str:
 
 
 def has_bf16() -> bool:
-    """Whether the processor multiplies in bf16, that is whether precision="auto" means bf16 on it."""
-    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+    """Whether precision="auto" means bf16 on this processor."""
+    return uses_bf16(Config(), torch.device("cpu"))
 
 
 def hardware() -> dict:

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 import semppl_mini as s
+from semppl_mini.device import device_of, uses_bf16
 from semppl_mini.evaluate import classifier_accuracy
 from semppl_mini.train import keep_encoders, runs_dir
 
@@ -66,6 +67,8 @@ def main() -> None:
     name = args.data or ("digits" if args.preset == "digits" else args.preset.removesuffix("_cpu"))
     data = s.load_data(name, config.labels, config.label_seed)
     result = {"name": args.name, "data": data.provenance, "hardware": hardware(), "config": config.to_dict()}
+    if config.precision == "auto":
+        result["hardware"]["precision"] = "bf16" if uses_bf16(config, device_of(config)) else "fp32"
     result["command"] = shlex.join(["python", "scale/train.py", *sys.argv[1:]])
     if args.supervised is not None:
         model = s.supervised(config, data, args.supervised, history=result.setdefault("history", []))

@@ -13,13 +13,16 @@ def device_of(config) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def autocast_of(config, device: torch.device) -> torch.autocast:
-    """bf16 autocast where asked for, or with "auto" where the hardware computes in bf16."""
+def uses_bf16(config, device: torch.device) -> bool:
+    """Whether networks run in bf16: where asked for, or with "auto" where the hardware computes in bf16."""
     fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
         fast = bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
-    on = config.precision == "bf16" or (config.precision == "auto" and fast)
-    return torch.autocast(device.type, torch.bfloat16, enabled=on)
+    return config.precision == "bf16" or (config.precision == "auto" and fast)
+
+
+def autocast_of(config, device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(config, device))
 
 
 def at_least_float(x: Tensor) -> Tensor:

@@ -128,7 +128,7 @@ def raw_pixel_accuracy(data: Data, split: str = "test", k: int = 1) -> float:
 def evaluate(encoder: nn.Module, config, data: Data, split="test", tune_steps: int = 0, all_labels=False) -> dict:
     """Read-outs of a frozen encoder on a split, as shares: {"knn20", "knn200", "linear", ...}.
 
-    knn20, knn200: bank = the labelled images (knn200 only if there are that many). linear: the labelled images.
+    knn20, knn200: bank = the labelled images (only if there are that many). linear: the labelled images.
     fine_tuned: `tune_steps` steps at the better of two rates. With all_labels, knn20_all, knn200_all and linear_all
     use the true class of every training image: a yardstick for the features, not a few-label result.
     `few_label` is linear or fine_tuned, whichever is better on the validation images; none of those: ValueError.
@@ -152,7 +152,7 @@ def evaluate(encoder: nn.Module, config, data: Data, split="test", tune_steps: i
         result["few_label"] = result[result["chosen"]]
     if all_labels:
         every = encode(encoder, data.train.images, config)
-        for k in (20, 200):
+        for k in (k for k in (20, 200) if k <= len(every)):
             result[f"knn{k}_all"] = knn_accuracy(every, data.train.truth, q, asked.truth, k)
         result["linear_all"] = linear_probe(every, data.train.truth, q, asked.truth, held, grid=(0.01, 0.1))
     return result

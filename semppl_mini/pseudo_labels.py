@@ -49,8 +49,8 @@ def largest(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def neighbours(o: Tensor, keys: Tensor, labels: Tensor, k: int, chunk_mb: float = 256) -> tuple[Tensor, Tensor]:
     """The k keys nearest to each query: o (M, D), keys (Q, D), labels (Q,) -> cosine (M, k), index (M, k).
 
-    Rows are unit vectors. Empty slots (label -1) have cosine -inf. Queries and keys go in chunks, so that the
-    similarity matrix stays under `chunk_mb` MB and in a processor cache (16 MB); then the best of all chunks compare.
+    Rows are unit vectors. Empty slots (label -1) have cosine -inf. Queries and keys go in chunks, so that a float32
+    similarity matrix stays under `chunk_mb` MB, and under 16 (a processor cache); then the best of all chunks compare.
     """
     o = at_least_float(o)
     empty = torch.where(labels >= 0, 0.0, -torch.inf).to(o.dtype)  # (Q,)

@@ -1,8 +1,8 @@
 """Randomness as a function of (seed, step, purpose): nothing to save, nothing to restore.
 
-Every step opens fresh CPU generators and draws for the *global* batch, so a run is the same run on one
-process or eight, on CPU or an accelerator, and after a resume. `SeedSequence` mixes the three numbers:
-torch keeps only the low 32 bits of a CPU seed, so sums or shifts of them would collide.
+Every step opens fresh CPU generators and draws for the whole batch, so the draws are the same on any device and
+after a resume. `SeedSequence` mixes the three numbers: torch keeps only the low 32 bits of a CPU seed, so sums or
+shifts of them would collide.
 """
 
 import numpy as np

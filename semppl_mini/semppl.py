@@ -102,10 +102,8 @@ class SemPPL(nn.Module):
         if cfg.semantic_positives == 0:
             return cfg.c * terms["L_augm"] + cfg.lam * terms["I_augm"], {"terms": terms, **seen}
 
-        # Semantic positives: queue entries with the same (pseudo-)label, against the same N images.
-        slot, valid = draw_positives(
-            self.queue.labels, self.queue.ids, y_bar, batch.ids, draws.u, cfg.exclude_self
-        )  # (B, R), (B,)
+        # Semantic positives: queue entries with the same (pseudo-)label, slots (B, R), against the same N images.
+        slot, valid = draw_positives(self.queue.labels, self.queue.ids, y_bar, batch.ids, draws.u, cfg.exclude_self)
         z = self.queue.keys[:, slot].clone()  # (L, B, R, D)
         q = losses.semantic_logits(o, z, a, cfg.tau)  # (L + V, L, B, R, 1 + N)
         terms["L_sempos"] = losses.nce(q, valid[:, None])

@@ -22,7 +22,7 @@ from .data import Data, ImageSet
 from .device import device_of
 from .lars import LARS, param_groups
 from .rng import ORDER, VIEWS, generator
-from .semppl import Batch, SemPPL, draw_step
+from .semppl import Batch, Draws, SemPPL, draw_step
 from .views import draw_views, make_views
 
 
@@ -131,8 +131,7 @@ class Trainer:
         """One training step on the images `index` (B,): its loss terms, counts and times."""
         start = time.perf_counter()
         views, batch, truth = self.load(step, index)
-        draws = draw_step(self.config, step)
-        draws = type(draws)(*(x.to(self.device) for x in draws))
+        draws = Draws(*(x.to(self.device) for x in draw_step(self.config, step)))
         loaded = time.perf_counter()
         with torch.set_grad_enabled(learn):
             loss, seen = self.method(views, batch, draws)
