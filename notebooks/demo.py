@@ -46,9 +46,11 @@ def main() -> None:
         summary = run(seed, args.out if seed == 0 else args.out / f"seed{seed}", args.epochs)
         accuracy, loop = summary["accuracy"], [r["pseudo_label_accuracy"] for r in summary["history"]]
         row = {"votes, untrained": loop[0], "votes, SemPPL": loop[-1]}
+        row["votes, augmentation-only"] = summary["augmentation_only"][-1]["pseudo_label_accuracy"]
         row["raw pixels, 1-NN"] = accuracy["raw pixels"]["knn1"]
-        row |= {f"{name}, k-NN": accuracy[name]["knn20"] for name in ("untrained", "augmentation-only", "SemPPL")}
-        rows.append(row | {f"{name}, linear": accuracy[name]["linear"] for name in ("augmentation-only", "SemPPL")})
+        trained = ("untrained", "augmentation-only", "SemPPL")
+        row |= {f"{name}, k-NN": accuracy[name]["knn20"] for name in trained}
+        rows.append(row | {f"{name}, linear": accuracy[name]["linear"] for name in trained})
     for name in rows[0]:
         values = [row[name] for row in rows]
         spread = f"  mean {mean(values):6.1%} ± {stdev(values):.1%}" if len(rows) > 1 else ""

@@ -26,10 +26,10 @@ QUESTIONS = {  # field: values; the preset's own is always added
     "k": (1, 5, 20),
     "voting_views": (1, 2),
     "alpha": (0.0, 0.3, 1.0, 3.0),
-    "queue": (32, 128, 1280, 5120),
+    "queue": (128, 1280, 5120),
     "labelled_share": (None, 0.25, 0.5, 0.75),
     "semantic_positives": (0, 1, 3, 10),  # 0: the augmentation-only baseline
-    "labels": (20, 50, 100, 500),
+    "labels": (20, 100, 500),
 }
 
 
