@@ -6,6 +6,7 @@ SemPPL repository; [theirs] the only public training port, values the paper's ma
 
 import dataclasses
 import difflib
+import math
 from dataclasses import dataclass
 
 
@@ -105,11 +106,15 @@ _CHOICES = {
     "optimizer": ("lars", "sgd", "adamw"),
     "precision": ("auto", "bf16", "fp32", "fp64"),
 }
+_LENGTHS = {"mean": 3, "std": 3, "large_scale": 2, "small_scale": 2, "ratio": 2, "blur_sigma": 2}
+_RANGES = ("large_scale", "small_scale", "ratio", "blur_sigma")  # (low, high)
 _SHARES = ("flip_p", "jitter_p", "grey_p", "mask_p", "gamma", "labelled_share", "momentum")
+_SHARES += ("blur_p", "solarize_p", "large_scale", "small_scale")
 _POSITIVE = ("large_size", "small_size", "stem_stride", "queue", "k", "tau", "epochs", "batch_size")
-_POSITIVE += ("embedding_dim", "projector_hidden", "predictor_hidden", "large_views", "knn_chunk_mb")
+_POSITIVE += ("embedding_dim", "projector_hidden", "predictor_hidden", "large_views", "knn_chunk_mb", "labels")
+_POSITIVE += ("std", "ratio", "blur_sigma")
 _NOT_NEGATIVE = ("seed", "label_seed", "small_views", "semantic_positives", "warmup_epochs", "lr", "weight_decay")
-_NOT_NEGATIVE += ("c", "alpha", "lam", "eta")
+_NOT_NEGATIVE += ("c", "alpha", "lam", "eta", "brightness", "contrast", "saturation", "hue")
 
 
 def _check(config: Config) -> None:
@@ -119,19 +124,10 @@ def _check(config: Config) -> None:
         if not (isinstance(value, kind) or whole) or (type(value) is bool and kind is not bool):
             wanted = getattr(kind, "__name__", kind)
             raise ValueError(f"{field.name} = {value!r} is a {type(value).__name__}; give {wanted}.")
+        _check_numbers(field.name, value)
     for name, choices in _CHOICES.items():
         if getattr(config, name) not in choices:
             raise ValueError(f"{name} = {getattr(config, name)!r} is not known; choose one of {', '.join(choices)}.")
-    for name in _SHARES:
-        value = getattr(config, name)
-        if value is not None and not 0 <= value <= 1:
-            raise ValueError(f"{name} = {value} lies outside [0, 1]; give a share.")
-    for name in _POSITIVE:
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name} = {getattr(config, name)} must be more than 0.")
-    for name in _NOT_NEGATIVE:
-        if not getattr(config, name) >= 0:
-            raise ValueError(f"{name} = {getattr(config, name)} must be 0 or more.")
     if config.width < 8:  # oneDNN issue 6035: the strided 1x1 convolution's gradient overruns its buffer on AVX2
         raise ValueError(f"width = {config.width} is under 8, where oneDNN's CPU gradients are wrong; give 8 or more.")
     L = config.large_views
@@ -143,6 +139,26 @@ def _check(config: Config) -> None:
     for name, value, low, high, what in limits:
         if not low <= value <= high:
             raise ValueError(f"{name} = {value} must lie between {low} and {what} = {high}; change either.")
+
+
+def _check_numbers(name: str, value) -> None:
+    """A field's number, or each number of its tuple, against the lists above."""
+    if value is None or isinstance(value, (str, bool)):
+        return
+    numbers = value if isinstance(value, tuple) else (value,)
+    if len(numbers) != _LENGTHS.get(name, max(len(numbers), 1)):
+        raise ValueError(f"{name} = {value} has {len(numbers)} entries; give {_LENGTHS.get(name, '1 or more')}.")
+    for number in numbers:
+        if type(number) not in (int, float) or not math.isfinite(number):
+            raise ValueError(f"{name} = {value!r} must be of finite numbers, not {number!r}.")
+        if name in _POSITIVE and not number > 0:
+            raise ValueError(f"{name} = {value} must be more than 0.")
+        if name in _NOT_NEGATIVE and not number >= 0:
+            raise ValueError(f"{name} = {value} must be 0 or more.")
+        if name in _SHARES and not 0 <= number <= 1:
+            raise ValueError(f"{name} = {value} lies outside [0, 1]; give a share.")
+    if name in _RANGES and value[0] > value[1]:
+        raise ValueError(f"{name} = {value} is no range; give the smaller number first.")
 
 
 def check_parameters(values: dict, types: dict) -> None:

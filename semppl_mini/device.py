@@ -5,9 +5,12 @@ from torch import Tensor
 
 
 def device_of(config) -> torch.device:
-    """The device of a config; "auto" takes cuda, then mps, then cpu."""
+    """The device of a config; "auto" takes cuda, then mps, then cpu. ValueError for a name torch does not know."""
     if config.device != "auto":
-        return torch.device(config.device)
+        try:
+            return torch.device(config.device)
+        except RuntimeError:
+            raise ValueError(f"device = {config.device!r} is unknown to torch; give auto, cpu, cuda or mps.") from None
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

@@ -76,7 +76,8 @@ def epoch_order(config, labels: Tensor, epoch: int) -> Tensor:
         rows = ((labels >= 0) == labelled).nonzero().squeeze(1)
         if count and not len(rows):
             kind = "labelled" if labelled else "unlabelled"
-            raise ValueError(f"labelled_share = {share} asks for {kind} images, but there are none; change `labels`.")
+            raise ValueError(f"labelled_share = {share} asks for {kind} images: there are none; change `labels`, or "
+                             "give labelled_share=None.")  # fmt: skip
         if count:
             parts.append(_endless(rows, epoch, steps * count, 2 * config.seed + labelled).view(steps, count))
     return torch.cat(parts, 1)
