@@ -6,6 +6,7 @@ import json
 import pytest
 
 from semppl_mini import Config, presets
+from semppl_mini.device import device_of
 
 PRESETS = ("digits", "cifar10", "cifar10_cpu", "cifar100")
 
@@ -57,6 +58,11 @@ def test_bad_values_stop_with_one_sentence(changes, words):
     with pytest.raises(ValueError, match=words) as error:
         Config().replace(**changes)
     assert "\n" not in str(error.value) and str(error.value).endswith(".")
+
+
+def test_an_unknown_device_stops_with_one_sentence():
+    with pytest.raises(ValueError, match="device = 'gpu' is unknown to torch; give auto, cpu, cuda or mps"):
+        device_of(Config(device="gpu"))
 
 
 def test_whole_numbers_may_stand_where_fractions_may():
