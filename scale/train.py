@@ -22,7 +22,7 @@ import torch
 import semppl_mini as s
 from semppl_mini.device import device_of, uses_bf16
 from semppl_mini.evaluate import classifier_accuracy
-from semppl_mini.train import keep_encoders, runs_dir
+from semppl_mini.runs import keep_encoders, runs_dir
 
 RESULTS = Path(__file__).resolve().parents[1] / "notebooks" / "results"
 

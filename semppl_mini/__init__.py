@@ -4,10 +4,13 @@ from . import lars, plots, presets
 from .config import Config
 from .data import Data, ImageSet, load_data
 from .evaluate import evaluate, fine_tune, inspect, knn_accuracy, linear_probe, raw_pixel_accuracy, supervised
+from .interrupt import Interrupted
+from .runs import Run, load_run
 from .semppl import SemPPL
-from .train import Run, fit, load_run
+from .train import fit
 
 __all__ = [
-    "Config", "Data", "ImageSet", "Run", "SemPPL", "evaluate", "fine_tune", "fit", "inspect", "knn_accuracy",
-    "lars", "linear_probe", "load_data", "load_run", "plots", "presets", "raw_pixel_accuracy", "supervised",
+    "Config", "Data", "ImageSet", "Interrupted", "Run", "SemPPL", "evaluate", "fine_tune", "fit", "inspect",
+    "knn_accuracy", "lars", "linear_probe", "load_data", "load_run", "plots", "presets", "raw_pixel_accuracy",
+    "supervised",
 ]  # fmt: skip

@@ -1,36 +1,124 @@
-"""One file a checkpoint, plain types only, whole or not there at all."""
+"""One file a checkpoint: plain types only, whole or not there at all, and able to tell that it was damaged.
 
+A file is what torch.save writes, so torch.load(path, weights_only=True) reads it anywhere. A zip archive may end in a
+comment: there stands the sha256 of all bytes before it. A run's folder holds the newest few, checkpoint-STEP.pt.
+"""
+
+import hashlib
 import os
+import warnings
 from pathlib import Path
 
 import torch
 
+DIGITS = 64  # of a sha256, hexadecimal
+
 
 def save(path, state: dict) -> None:
-    """Write `state` (tensors, numbers, strings, lists, dicts)."""
-    write_whole(path, lambda file: torch.save(state, file))
+    """Write `state` (tensors, numbers, strings, lists, dicts) and its checksum; raises OSError as `write_whole`."""
+
+    def write(file) -> None:
+        torch.save(state, file)
+        file.seek(-2, os.SEEK_END)
+        file.write(DIGITS.to_bytes(2, "little"))  # the length of the archive's comment, 0 until now
+        file.write(_sha256(file, file.tell()).encode())
+
+    write_whole(path, write)
 
 
 def write_whole(path, write) -> None:
-    """Let `write(file)` fill a file beside `path`, flush it, and rename it into place."""
+    """Let `write(file)` fill a file beside `path`, flush it to the disk, and rename it into place.
+
+    A full disk or a read-only folder raises OSError in one sentence; what stood at `path` before still stands there.
+    """
     path = Path(path)
     half = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with open(half, "wb") as file:
+        with open(half, "w+b") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(half, path)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:  # torch.save's own error may hide the disk's
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise OSError(f"{path} could not be written ({cause.strerror or cause}); what was saved before is whole: make "
+                      "room or choose a writable folder, then go on.") from None  # fmt: skip
     finally:
         half.unlink(missing_ok=True)
 
 
+def _sync_folder(folder: Path) -> None:
+    """A rename, too, has to outlast a power cut (Windows cannot open folders)."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+
+
+def _sha256(file, size: int) -> str:
+    """Of the first `size` bytes of an open file, which is left just behind them."""
+    file.seek(0)
+    digest = hashlib.sha256()
+    while size and (part := file.read(min(size, 2**20))):
+        digest.update(part)
+        size -= len(part)
+    return digest.hexdigest()
+
+
 def load(path, device="cpu") -> dict:
-    """What `save` wrote. No code can run: weights_only. A missing or damaged file raises ValueError."""
-    if not Path(path).is_file():
+    """What `save` wrote, once its checksum is right. No code can run: weights_only.
+
+    A missing or damaged file, or one without a checksum, raises ValueError.
+    """
+    path = Path(path)
+    if not path.is_file():
         raise ValueError(f"There is no checkpoint {path}; give the folder of a run, or train first.")
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        with open(path, "rb") as file:
+            size = max(0, file.seek(0, os.SEEK_END) - DIGITS)
+            whole = _sha256(file, size) == file.read().decode("ascii", "replace")
+            file.seek(0)
+            if whole:
+                return torch.load(file, map_location=device, weights_only=True)
+        reason = "its checksum is missing or wrong"
     except Exception as error:
-        kind = type(error).__name__
-        raise ValueError(f"{path} is no readable checkpoint ({kind}); delete it and train again.") from error
+        reason = f"{type(error).__name__} on reading it"
+    raise ValueError(f"{path} is no whole checkpoint ({reason}); use an earlier one, or train again.")
+
+
+# ---- the checkpoints of a run -------------------------------------------------------------------------------------
+
+
+def path_of(folder: Path, step: int) -> Path:
+    return folder / f"checkpoint-{step:08d}.pt"  # sorted by name is sorted by step
+
+
+def newest(folder: Path, device="cpu") -> tuple[Path, dict] | None:
+    """The newest whole checkpoint of a run's folder and what it holds; None if the folder has none.
+
+    A damaged one is named in a warning and the one before it is used. If none is whole: ValueError.
+    """
+    paths = sorted(Path(folder).glob("checkpoint-*.pt"), reverse=True)
+    for path in paths:
+        try:
+            return path, load(path, device)
+        except ValueError as error:
+            warnings.warn(f"{error} The one before it is tried.", stacklevel=2)
+    if paths:
+        raise ValueError(f"None of the {len(paths)} checkpoints in {folder} is whole; choose another folder.")
+    return None
+
+
+def tidy(folder: Path, newest: Path | None, keep: int) -> None:
+    """Remove half-written files, set damaged checkpoints newer than `newest` aside, keep the last `keep` others."""
+    for half in folder.glob(".*.part"):
+        half.unlink(missing_ok=True)
+    paths = sorted(folder.glob("checkpoint-*.pt"), reverse=True)
+    for path in paths:
+        if newest is not None and path > newest:
+            path.replace(path.with_suffix(".damaged"))
+    for old in [path for path in paths if newest is not None and path <= newest][keep:]:
+        old.unlink(missing_ok=True)

@@ -40,6 +40,13 @@ class ImageSet:
         masks = None if self.masks is None else self.masks[index]
         return ImageSet(self.images[index], self.labels[index], self.ids[index], self.truth[index], masks)
 
+    def digest(self) -> str:
+        """sha256 of all that learning sees of these images (truth is not)."""
+        sha = hashlib.sha256()
+        for tensor in (self.images, self.labels, self.ids, *([] if self.masks is None else [self.masks])):
+            sha.update(tensor.contiguous().numpy())
+        return sha.hexdigest()
+
     def labelled(self) -> "ImageSet":
         """Only the images whose label is visible."""
         return self.take((self.labels >= 0).nonzero().squeeze(1))
@@ -107,6 +114,11 @@ def pick(truth: Tensor, count: int, classes: int, seed: int) -> Tensor:
     return torch.cat(chosen).sort().values
 
 
+def label_count(labels, n: int) -> int:
+    """How many of n images keep their label: `labels` is a count or a share."""
+    return labels if isinstance(labels, int) else round(labels * n)
+
+
 def hide_labels(images: ImageSet, labels, seed: int, classes: int) -> ImageSet:
     """The same images with all but the chosen labels set to -1; `labels` as in `load_data`."""
     n = len(images)
@@ -116,7 +128,7 @@ def hide_labels(images: ImageSet, labels, seed: int, classes: int) -> ImageSet:
         raise ValueError(f"labels = {labels!r} is neither a share in (0, 1] nor a count; give for example 0.1 or 500.")
     if isinstance(labels, float) and labels > 1:
         raise ValueError(f"labels = {labels} is a share above 1; give a share in (0, 1], or a whole number to count.")
-    count = labels if isinstance(labels, int) else round(labels * n)
+    count = label_count(labels, n)
     if not classes <= count <= n:
         raise ValueError(f"labels = {labels} keeps {count} labels; give at least one a class ({classes}), at most {n}.")
     smallest = int(torch.bincount(images.truth, minlength=classes).min())

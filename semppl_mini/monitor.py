@@ -5,15 +5,24 @@ coverage                share of unlabelled images voted on with a non-empty que
 vote_agreement          mean share of an image's L x L votes that agree with their majority, over the same images
 purity                  share of drawn semantic positives of the image's true class, over all rows with a draw
                         (labelled ones, always right, included)
+embedding_std           sqrt(D) times the standard deviation of a coordinate of o over the batch: 1 if the images lie
+                        evenly on the sphere, 0 if all embed alike (collapse)
 false_negatives         share of negatives that are of the image's true class (the image itself, drawn, is none)
 
-Each is kept as (numerator, denominator), so that an epoch's figure is over its images, not a mean of means.
+The shares are kept as (numerator, denominator), so that an epoch's figure is over its images, not a mean of means.
 """
 
 import torch
 from torch import Tensor
 
+COLLAPSED = 0.05  # embedding_std below which a warning is logged [ours]
 Counts = dict[str, tuple[Tensor, Tensor]]
+
+
+@torch.no_grad()
+def embedding_std(o: Tensor) -> Tensor:
+    """Online predictions o (views, B, D), normalised -> root mean variance over B, times sqrt(D), a 0-d tensor."""
+    return (o.var(1, correction=0).mean() * o.shape[2]).sqrt()
 
 
 @torch.no_grad()

@@ -97,7 +97,7 @@ class SemPPL(nn.Module):
         # Augmentation positives: the image's own target views against N other images.
         a = losses.logits(o, t, draws.negatives, cfg.tau, batch.ids)  # (L + V, L, B, 1 + N)
         terms = {"L_augm": losses.nce(a), "I_augm": losses.invariance(a[:L], detach=cfg.detach)}
-        seen = {"voted": voted, "votes": votes, "y_bar": y_bar, "negatives": draws.negatives}
+        seen = {"o": o.detach(), "voted": voted, "votes": votes, "y_bar": y_bar, "negatives": draws.negatives}
         seen["own"] = batch.ids[draws.negatives] == batch.ids[:, None]  # (B, N), no negatives
         if cfg.semantic_positives == 0:
             return cfg.c * terms["L_augm"] + cfg.lam * terms["I_augm"], {"terms": terms, **seen}

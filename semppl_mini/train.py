@@ -5,11 +5,9 @@ round(s B) labelled and B - round(s B) unlabelled images, each kind in its own e
 """
 
 import copy
-import json
 import math
-import os
 import time
-from dataclasses import dataclass, field
+import warnings
 from pathlib import Path
 
 import torch
@@ -18,29 +16,14 @@ from tqdm.auto import tqdm
 
 from . import checkpoint, monitor
 from .config import Config
-from .data import Data, ImageSet
+from .data import Data, ImageSet, label_count
 from .device import device_of
+from .interrupt import Listen, stop
 from .lars import LARS, param_groups
 from .rng import ORDER, VIEWS, generator
+from .runs import Keeper, Run, start_from
 from .semppl import Batch, Draws, SemPPL, draw_step
 from .views import draw_views, make_views
-
-
-@dataclass
-class Run:
-    """A training run: config, method with its networks, a record an epoch, folder or None, provenance of its images.
-
-    history[0] is the untrained network, its queues filled with the labelled images of an epoch; each record has epoch,
-    loss and its terms, lr, pseudo_label_accuracy, coverage, vote_agreement, purity, false_negatives,
-    images_per_second, data_share, seconds.
-    """
-
-    config: Config
-    method: SemPPL
-    history: list[dict] = field(default_factory=list)
-    folder: Path | None = None
-    data: str = ""
-
 
 # ---- what depends on (config, epoch or step) only ---------------------------------------------------------------
 
@@ -136,19 +119,32 @@ class Trainer:
         loaded = time.perf_counter()
         with torch.set_grad_enabled(learn):
             loss, seen = self.method(views, batch, draws)
-        lr = lr_at(self.config, step / self.steps)
+        terms = {"loss": loss, **seen["terms"], "embedding_std": monitor.embedding_std(seen["o"])}
+        terms = {name: float(value.detach()) for name, value in terms.items()}
+        lr = lr_at(self.config, step / self.steps) if learn else 0.0
         if learn:
+            _finite(terms, "the term ")
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             progress = (step + 1) / (self.steps * self.config.epochs)
             self.method.before_step(progress)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            gradients = {name: p.grad for name, p in self.method.online.named_parameters() if p.grad is not None}
+            _finite(gradients, "the gradient of ")
             self.optimizer.step()
             self.method.after_step(progress)
-        terms = {name: float(value.detach()) for name, value in {"loss": loss, **seen["terms"]}.items()}
         times = {"data": loaded - start, "all": time.perf_counter() - start}
         return {"terms": terms, "lr": lr, "counts": monitor.count(seen, batch.labels, truth), "times": times}
+
+
+def _finite(values: dict, what: str) -> None:
+    """FloatingPointError names the first of these numbers or tensors that is not finite; the loss only if alone."""
+    sums = torch.stack([torch.as_tensor(value).sum() for value in values.values()])
+    if not bool(sums.isfinite().all()):
+        broken = {name: float(value) for name, value in zip(values, sums, strict=True) if not value.isfinite()}
+        name = next((name for name in broken if name != "loss"), "loss")
+        raise FloatingPointError(f"{what}{name} is {broken[name]}")
 
 
 def _record(epoch: int, steps: list[dict], batch_size: int) -> dict:
@@ -177,101 +173,89 @@ def untrained_record(trainer: Trainer, measured: int = 8) -> dict:
     return _record(0, steps, trainer.config.batch_size)
 
 
-def fit(config: Config, data: Data, folder=None, callbacks=(), progress: bool = True) -> Run:
+def fit(
+    config: Config, data: Data, folder=None, callbacks=(), progress: bool = True, *, save_every: int | None = None,
+    keep_last: int = 2, weights=None, resume: Run | None = None,
+) -> Run:
     """Train SemPPL on data.train and return the run.
 
-    folder: where to keep log.jsonl (a line a step and a line an epoch), checkpoint.pt (after every epoch) and, at the
-    end, encoder.pt, the bare encoder's state_dict; None keeps nothing. A folder with a checkpoint is resumed, and
-    raises ValueError if its config or data differ. callbacks: functions of (run, record), called after every epoch,
-    0 (untrained) included. Raises ValueError if `config.labels` is a count and data.train has another one.
+    folder: where to keep log.jsonl (a line a step and a line an epoch), the `keep_last` newest checkpoints (one after
+    every epoch, and every `save_every` steps) and, at the end, encoder.pt, the bare encoder's state_dict; None keeps
+    nothing. A folder with a checkpoint is resumed. resume: go on with a run without a folder that was stopped.
+    weights: start from the networks of the run in this folder or checkpoint file, with all else new. callbacks:
+    functions of (run, record), called after every epoch, 0 (untrained) included.
+
+    Ctrl-C or SIGTERM end the step, save, and raise Interrupted (a notebook's stop button returns the run instead).
+    ValueError: the folder's config, images or weights differ, or config.labels is not what data.train has.
+    FloatingPointError: a loss or gradient is not finite; weights and target are then still those before the step.
     """
-    known = int((data.train.labels >= 0).sum())
-    if isinstance(config.labels, int) and config.labels != known:
-        raise ValueError(f"config.labels = {config.labels}, but {known} images have a label; give load_data the same.")
+    _check(config, data, save_every, keep_last, folder, resume)
     method = SemPPL(config, len(data.classes))
+    start = start_from(weights, method) if weights is not None else ""
     trainer = Trainer(config, data.train, method)
     run = Run(config, method, [], None if folder is None else Path(folder), data.provenance)
-    if run.folder:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        _resume(run, trainer)
     name = "SemPPL" if config.semantic_positives else "augmentation-only"
     hidden = {} if progress else {"disable": True}  # without the key, tqdm minds TQDM_DISABLE
     bar = tqdm(total=config.epochs * trainer.steps, desc=name + " ORACLE" * config.oracle, **hidden)
-    with bar, open(run.folder / "log.jsonl" if run.folder else os.devnull, "a") as log:
+    with bar, Keeper(run, trainer, keep_last, data.train.digest(), start) as keeper, Listen() as asked:
+        keeper.resume(resume)
+        bar.update(keeper.step)
         if not run.history:
-            _finish_epoch(run, trainer, untrained_record(trainer), log, callbacks)
-        bar.update((len(run.history) - 1) * trainer.steps)
+            _finish_epoch(run, untrained_record(trainer), keeper, callbacks)
         for epoch in range(len(run.history), config.epochs + 1):
-            steps = []
-            for i, index in enumerate(epoch_order(config, data.train.labels, epoch - 1)):
-                steps.append(trainer.step((epoch - 1) * trainer.steps + i, index))
-                _write(log, {"step": (epoch - 1) * trainer.steps + i, **steps[-1]["terms"], "lr": steps[-1]["lr"]})
+            order = epoch_order(config, data.train.labels, epoch - 1)
+            for i in range(len(run.steps), trainer.steps):
+                run.steps.append(_step(trainer, keeper, order[i]))
                 bar.update()
-            record = _record(epoch, steps, config.batch_size)
+                due = save_every and keeper.step % save_every == 0
+                if asked.signal or due:
+                    keeper.save()
+                if asked.signal:
+                    return stop(run, asked.signal, keeper.stopped())
+            record = _record(epoch, run.steps, config.batch_size)
             accuracy = record["pseudo_label_accuracy"]
             bar.set_postfix(epoch=epoch, loss=f"{record['loss']:.3f}", pseudo=f"{accuracy or 0:.1%}")
-            _finish_epoch(run, trainer, record, log, callbacks)
-    if run.folder:
-        checkpoint.save(run.folder / "encoder.pt", method.encoder.state_dict())
-    return run
+            _finish_epoch(run, record, keeper, callbacks)
+        if run.folder:
+            checkpoint.save(run.folder / "encoder.pt", method.encoder.state_dict())
+        return stop(run, asked.signal, keeper.stopped()) if asked.signal else run
 
 
-def _write(log, line: dict) -> None:
-    log.write(json.dumps(line) + "\n")
-    log.flush()
+def _check(config: Config, data: Data, save_every, keep_last, folder, resume) -> None:
+    n, known = len(data.train), int((data.train.labels >= 0).sum())
+    if config.labels is not None and known != (asked := label_count(config.labels, n)):
+        of = f"config.labels = {config.labels} asks for {asked} of {n} images"
+        raise ValueError(f"{of}, but {known} have a label; give load_data the same `labels`.")
+    for name, value in (("save_every", 1 if save_every is None else save_every), ("keep_last", keep_last)):
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{name} = {value!r} is no whole number above 0; give 1 or more.")
+    if folder is not None and resume is not None:
+        raise ValueError(f"resume= is for runs without a folder; give fit folder={str(folder)!r} alone to go on there.")
 
 
-def _finish_epoch(run: Run, trainer: Trainer, record: dict, log, callbacks) -> None:
+def _step(trainer: Trainer, keeper: Keeper, index: Tensor) -> dict:
+    """The run's next step, logged; numbers that go wrong say where to look."""
+    step = keeper.step
+    try:
+        seen = trainer.step(step, index)
+    except FloatingPointError as error:
+        place = f"look at {keeper.saved}" if keeper.saved else "no checkpoint was kept"
+        where = f"Step {step} (epoch {step // trainer.steps + 1})"
+        remedy = "try a lower lr or precision='fp32'"
+        raise FloatingPointError(f"{where}: {error}; no weight has seen it, {place}, {remedy}.") from None
+    keeper.write({"step": step, **seen["terms"], "lr": seen["lr"]})
+    return seen
+
+
+def _finish_epoch(run: Run, record: dict, keeper: Keeper, callbacks) -> None:
     record |= {"oracle": True} if run.config.oracle else {}
     run.history.append(record)
-    _write(log, record)
-    if run.folder:
-        state = {"config": run.config.to_dict(), "data": run.data, "classes": run.method.num_classes}
-        state |= {"method": run.method.state_dict(), "optimizer": trainer.optimizer.state_dict()}
-        state |= {"history": run.history, "log": log.tell()}
-        checkpoint.save(run.folder / "checkpoint.pt", state)
+    run.steps = []
+    keeper.write(record)
+    if record["epoch"] and record["embedding_std"] < monitor.COLLAPSED:
+        message = f"collapse in epoch {record['epoch']}: embedding_std = {record['embedding_std']:.1e}, spread is 1"
+        keeper.write({"warning": message})
+        warnings.warn(f"{message}; all images embed alike: try a lower lr, or other gamma and lam.", stacklevel=3)
+    keeper.save()
     for callback in callbacks:
         callback(run, record)
-
-
-def _resume(run: Run, trainer: Trainer) -> None:
-    """Continue from the folder's checkpoint, if there is one."""
-    path = run.folder / "checkpoint.pt"
-    if not path.exists():
-        return
-    state = checkpoint.load(path, trainer.device)
-    old = {"data": state["data"], **Config.from_dict(state["config"]).to_dict()}
-    new = {"data": run.data, **run.config.to_dict()}
-    differing = [f"{name} ({old[name]} there, {new[name]} now)" for name in new if old[name] != new[name]]
-    if differing:
-        raise ValueError(f"{path} is of a run with other settings: {', '.join(differing)}; choose another folder.")
-    run.method.load_state_dict(state["method"])
-    trainer.optimizer.load_state_dict(state["optimizer"])
-    run.history = state["history"]
-    if (run.folder / "log.jsonl").exists():  # drop what an unfinished epoch wrote: it runs again
-        os.truncate(run.folder / "log.jsonl", state["log"])
-
-
-def load_run(path) -> Run:
-    """The run kept in a folder (or checkpoint file): config, history and the method, on the CPU."""
-    path = Path(path) if Path(path).suffix == ".pt" else Path(path) / "checkpoint.pt"
-    state = checkpoint.load(path)
-    config = Config.from_dict(state["config"])
-    method = SemPPL(config, state["classes"]).to(torch.float64 if config.precision == "fp64" else None)
-    method.load_state_dict(state["method"])
-    return Run(config, method, state["history"], path.parent, state["data"])
-
-
-def runs_dir() -> Path:
-    """Where runs live: the environment variable SEMPPL_RUNS, or runs/ beside the package."""
-    return Path(os.environ.get("SEMPPL_RUNS") or Path(__file__).parents[1] / "runs")
-
-
-def keep_encoders(every: int):
-    """A callback for `fit` with a folder: writes encoder-EPOCH.pt there every so many epochs, epoch 0 included."""
-
-    def keep(run: Run, record: dict) -> None:
-        if record["epoch"] % every == 0:
-            checkpoint.save(run.folder / f"encoder-{record['epoch']:04d}.pt", run.method.encoder.state_dict())
-
-    return keep

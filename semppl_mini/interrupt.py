@@ -1,0 +1,45 @@
+"""Ctrl-C, a notebook's stop button and SIGTERM end a training between two steps, not within one."""
+
+import builtins
+import signal
+import threading
+
+
+class Interrupted(KeyboardInterrupt):
+    """A training was asked to stop, and did, between two steps; `run` is what there is of it, `signal` who asked."""
+
+    def __init__(self, message: str, run, number: int):
+        super().__init__(message)
+        self.run, self.signal = run, number
+
+
+class Listen:
+    """Within it the first SIGINT or SIGTERM only sets `signal`; a second one acts at once. In the main thread only."""
+
+    signal = None
+
+    def __enter__(self) -> "Listen":
+        self.old = {}
+        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.old[number] = signal.signal(number, self._note) or signal.SIG_DFL
+        return self
+
+    def _note(self, number: int, frame) -> None:
+        self.signal = number
+        self._restore()
+
+    def _restore(self) -> None:
+        while self.old:
+            signal.signal(*self.old.popitem())
+
+    def __exit__(self, *error) -> None:
+        self._restore()
+
+
+def stop(run, number: int, message: str):
+    """In a notebook, after its stop button: say so and return the run. Anywhere else: raise Interrupted."""
+    if number == signal.SIGINT and hasattr(builtins, "__IPYTHON__"):
+        print(message, flush=True)
+        return run
+    raise Interrupted(message, run, number)
