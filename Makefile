@@ -2,6 +2,7 @@
 # Interpreters are tried in this order; `make test PYTHON=python3.12` names another one.
 PYTHON = python3.11 python3.12 python3.10 python3.13 python3
 SEEDS = 1
+KILLS = 300
 VENV = .venv
 RUN = $(VENV)/bin/python
 READY = $(VENV)/.stamp
@@ -9,7 +10,7 @@ SUITABLE = import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))
 MISSING = No Python 3.10 or newer with venv and pip was found (tried: $(PYTHON)): install one, on Debian or \
 Ubuntu with "apt install python3-venv", or name it with "make PYTHON=...".
 
-.PHONY: help demo test lab data bench lint unit-tests notebooks-test clean
+.PHONY: help demo test lab data bench torture lint unit-tests notebooks-test clean
 unexport MPLBACKEND  # notebooks draw inline
 
 help:  ## list these commands
@@ -28,6 +29,9 @@ data: $(READY)  ## pack CIFAR-10: from FROM=folder-of-class-folders (or tars), o
 
 bench: $(VENV)/.stamp-bench  ## the benchmark tables
 	$(RUN) benchmarks/run.py
+
+torture: $(READY)  ## kill real trainings at random moments, KILLS=300 of them, and compare their ends
+	$(RUN) tests/torture.py --kills $(KILLS)
 
 lint: $(READY)
 	$(RUN) -m ruff check .

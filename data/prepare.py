@@ -7,8 +7,8 @@ A source is read in three steps: its files (a folder, or a tar read through with
 images and labels in them, and the pack (`semppl_mini.data.write_pack`, atomic). Nothing is trusted: tar
 members are counted, weighed and refused when they are not plain files; an official archive must have the
 hash that torchvision publishes before it is opened; pickles are read by an unpickler that can build
-nothing but numbers, strings, lists, dictionaries and arrays. Bad input ends in one sentence, status 2,
-and no pack.
+nothing but numbers, strings, lists, dictionaries and arrays; and what a header claims is compared with a
+limit before memory is taken for it. Bad input ends in one sentence, status 2, and no pack.
 
 n images, H x W pixels, C classes; images are uint8 (n, 3, H, W), labels int64 (n,) in 0..C-1.
 """
@@ -16,7 +16,9 @@ n images, H x W pixels, C classes; images are uint8 (n, 3, H, W), labels int64 (
 import argparse
 import gzip
 import io
+import math
 import pickle
+import pickletools
 import re
 import struct
 import sys
@@ -37,36 +39,54 @@ from semppl_mini.data import data_dir, write_pack  # noqa: E402
 
 SPLITS = ("train", "test")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+OTHER_SUFFIXES = (".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic")  # images, but not read: never skipped
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 MAX_MEMBERS = 2_000_000  # files and folders in one source
-MAX_FILE_BYTES = 2**28  # one file of a source, unpacked: 256 MiB (the largest official one is 155 MB)
+MAX_CLASSES = 25_000  # class folders of a split (ImageNet-21k has 21,841 classes)
+MAX_NAME = 200  # characters of a class name
+MAX_PATH = 600  # characters of a path in a tar
+MAX_FILE_BYTES = 160_000_000  # one file of a source, unpacked (the largest official one has 155 million)
+MAX_OFFICIAL_BYTES = 200_000_000  # all files of an official set, unpacked (at most 186 million)
+MAX_IDX_BYTES = 2**26  # one idx file, unpacked: 64 MiB (the largest official one has 47 million bytes)
+MAX_HEADER_BYTES = 2**20  # all headers of one member of a tar: 1 MiB
 MAX_TAR_BYTES = 2**35  # one tar, unpacked: 32 GiB
+MAX_OPCODES = 2**20  # of one pickle (an official one has about 200,000)
 MAX_PIXELS = 50_000_000  # one image, before --size (a decompression bomb has more)
+MAX_SCANS = 100  # of one JPEG: each passes over all pixels (a progressive one has about 10)
 MAX_PACK_BYTES = 2**33  # the decoded images, which are held in memory: 8 GiB
 
 # ---------------------------------------------------------------- the files of a source
 
 
-class LimitedGzip(gzip.GzipFile):
-    """A gzip stream that never hands out more than MAX_FILE_BYTES at once, whatever a header asks for."""
+class HeaderReader:
+    """The bytes of a tar as tarfile sees them: `left` more to read, so that no header can ask for all memory."""
 
-    def read(self, size=-1):
-        if not 0 <= size <= MAX_FILE_BYTES:
-            raise ValueError(f"{self.name} asks for {size} bytes at once, over the limit {MAX_FILE_BYTES}.")
-        return super().read(size)
+    def __init__(self, stream):
+        self.stream, self.left = stream, MAX_HEADER_BYTES
+        self.seek, self.tell = stream.seek, stream.tell
+
+    def read(self, size):
+        if not 0 <= size <= self.left:
+            raise tarfile.ReadError(f"a header asks for {size} bytes, over the limit of {MAX_HEADER_BYTES}")
+        self.left -= size
+        return self.stream.read(size)
 
 
 def open_tar_stream(path):
     with open(path, "rb") as file:
         is_gzip = file.read(2) == b"\x1f\x8b"
-    return LimitedGzip(path) if is_gzip else open(path, "rb")
+    return gzip.open(path) if is_gzip else open(path, "rb")
 
 
 def check_member(member, count, path):
     """The member's relative path; ValueError for a link, a device, a way out or a breach of a limit."""
-    name, where = PurePosixPath(member.name), f"{path}: member {member.name!r}"
+    name, where = PurePosixPath(member.name), f"{path}: member {member.name[:MAX_PATH]!r}"
+    if len(member.name) > MAX_PATH:
+        raise ValueError(f"{where}... has {len(member.name)} characters, over the limit of {MAX_PATH}: rename it.")
     if not (member.isreg() or member.isdir()):
         raise ValueError(f"{where} is a link or a device: pack regular files only.")
+    if member.issparse():
+        raise ValueError(f"{where} is a sparse file: pack regular files only.")
     if name.is_absolute() or ".." in name.parts:
         raise ValueError(f"{where} has an absolute path or '..': pack relative paths only.")
     if not 0 <= member.size <= MAX_FILE_BYTES:
@@ -88,17 +108,48 @@ def check_tar_end(stream, offset):
             raise EOFError("it does not stop after its end marker")
 
 
+def tar_members(stream):
+    """Yield the members of a tar; ReadError, one of tarfile's, for all that its parser trips over."""
+    reader = HeaderReader(stream)
+    try:
+        tar = tarfile.open(fileobj=reader, mode="r:")
+        while member := tar.next():
+            yield member
+            tar.members.clear()  # tarfile would keep them all, and every global header
+            tar.pax_headers.clear()
+            reader.left = MAX_HEADER_BYTES
+    except (ValueError, TypeError, LookupError, ArithmeticError) as error:
+        raise tarfile.ReadError(f"a header cannot be read: {error}") from None
+    check_tar_end(stream, tar.offset)
+
+
+def read_pieces(stream, size):
+    """Up to `size` bytes: memory grows with what is there, not with what is claimed."""
+    blob = io.BytesIO()
+    while part := stream.read(min(2**20, size - blob.tell())):
+        blob.write(part)
+    return blob.getvalue()
+
+
+def read_member(stream, member):
+    """The bytes of a member whose size is checked (tarfile would count them as a header's)."""
+    stream.seek(member.offset_data)
+    blob = read_pieces(stream, member.size)
+    if len(blob) < member.size:
+        raise EOFError("it stops inside a file")
+    return blob
+
+
 def tar_files(path, wanted):
     """Yield (member path, bytes), or (member path, None) for a folder, in the order of the archive."""
     try:
-        with open_tar_stream(path) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
-            for count, member in enumerate(tar, 1):
+        with open_tar_stream(path) as stream:
+            for count, member in enumerate(tar_members(stream), 1):
                 name = check_member(member, count, path)
                 if member.isdir():
                     yield name, None
                 elif wanted(name):
-                    yield name, tar.extractfile(member).read()
-            check_tar_end(stream, tar.offset)
+                    yield name, read_member(stream, member)
     except (tarfile.TarError, EOFError, OSError, zlib.error, RecursionError) as error:
         raise ValueError(f"{path} is not a whole .tar, .tar.gz or .tgz archive ({error}).") from None
 
@@ -110,6 +161,8 @@ def folder_files(root, wanted):
         if path.is_dir():
             yield name, None
         elif wanted(name):
+            if not path.is_file():
+                raise ValueError(f"{path} is a broken link or a device: put the file itself there.")
             if path.stat().st_size > MAX_FILE_BYTES:
                 raise ValueError(f"{path} is over the limit of {MAX_FILE_BYTES} bytes a file.")
             yield name, path.read_bytes()
@@ -122,7 +175,7 @@ def source_files(source, wanted):
     elif any((source / split).is_dir() for split in SPLITS):
         yield from folder_files(source, wanted)
     else:
-        for tar in sorted(path for path in source.iterdir() if path.name.endswith(TAR_SUFFIXES)):
+        for tar in sorted(path for path in source.iterdir() if path.name.endswith(TAR_SUFFIXES) and path.is_file()):
             yield from tar_files(tar, wanted)
 
 
@@ -134,6 +187,9 @@ def is_hidden(name):
 
 
 def is_image(name):
+    """Whether to read a file; ValueError if it is an image of a format that is not read."""
+    if name.suffix.lower() in OTHER_SUFFIXES and not is_hidden(name):
+        raise ValueError(f"{name} is an image, but no JPEG or PNG: convert it, or remove it.")
     return name.suffix.lower() in IMAGE_SUFFIXES
 
 
@@ -145,19 +201,29 @@ def fit_square(image, size):
     return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
 
 
+def check_image(image, blob):
+    """ValueError, before any pixel is decoded, for an image that is too large, too deep or a JPEG of endless scans."""
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"{image.width} x {image.height} is over the limit of {MAX_PIXELS} pixels: scale it down")
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(f"mode {image.mode} has more than 8 bits a channel")
+    scans = 0 if image.format == "PNG" else blob.count(b"\xff\xda\x00")  # the marker and its length's high byte
+    if scans > MAX_SCANS:
+        raise ValueError(f"its {scans} scans are over the limit of {MAX_SCANS}: save it as a plain JPEG")
+
+
 def decode(blob, name, size=None):
     """One image file as (uint8 (3, H, W), "JPEG" or "PNG"); ValueError names a file that cannot be read."""
     try:
         with Image.open(io.BytesIO(blob), formats=("JPEG", "PNG")) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{image.width} x {image.height} is over the limit of {MAX_PIXELS} pixels")
-            if image.mode.startswith(("I", "F")):
-                raise ValueError(f"mode {image.mode} has more than 8 bits a channel")
-            rgb = image.convert("RGB")
+            check_image(image, blob)
+            rgb = image if image.mode == "RGB" else image.convert("RGB")
             rgb = fit_square(rgb, size) if size else rgb
-            return np.asarray(rgb).transpose(2, 0, 1), image.format
+            return np.asarray(rgb).transpose(2, 0, 1), "PNG" if image.format == "PNG" else "JPEG"  # or MPO, a JPEG
     except Exception as error:  # PIL raises OSError, SyntaxError, struct.error, its bomb error, ...
         reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
+        if isinstance(error, Image.DecompressionBombError):  # on opening it
+            reason = f"far over the limit of {MAX_PIXELS} pixels: scale it down"
         raise ValueError(f"{name} is not a readable JPEG or PNG image ({reason}).") from None
 
 
@@ -165,6 +231,9 @@ def check_place(name, is_folder):
     """ValueError unless the path is SPLIT/CLASS or SPLIT/CLASS/FILE with a split this program knows."""
     if name.parts[0] not in SPLITS:
         raise ValueError(f"{name} is in no known split: name the top folders {' and '.join(SPLITS)}.")
+    if len(name.parts) > 1 and not (len(name.parts[1]) <= MAX_NAME and name.parts[1].isprintable()):
+        start = repr(name.parts[1][:30])
+        raise ValueError(f"class {start}... has no printable name of up to {MAX_NAME} characters: rename it.")
     if not (len(name.parts) <= 2 if is_folder else len(name.parts) == 3):
         raise ValueError(f"{name} is out of place: images lie in SPLIT/CLASS/FILE, no deeper and no higher.")
 
@@ -177,6 +246,8 @@ def read_images(source, size):
             continue
         check_place(name, is_folder=blob is None)
         folders.update([name.parts[:2]] if len(name.parts) > 1 else [])
+        if len(folders) > len(SPLITS) * MAX_CLASSES:
+            raise ValueError(f"{source} has more than {MAX_CLASSES} classes, the limit: merge some.")
         if blob is None:
             continue
         if name.parts in images:
@@ -236,8 +307,14 @@ def published_files(dataset):
     return dict([*dataset.train_list, *dataset.test_list, (dataset.meta["filename"], dataset.meta["md5"])])
 
 
+def check_official_size(size, source):
+    if size > MAX_OFFICIAL_BYTES:
+        raise ValueError(f"{source} holds {size} bytes, over the limit of {MAX_OFFICIAL_BYTES}: fetch the set again.")
+
+
 def check_hash(path, md5, any_hash):
     """True if the file has the md5, False if it has another one and any_hash allows it; else ValueError."""
+    check_official_size(path.stat().st_size, path)
     found = calculate_md5(path)
     if found != md5 and not any_hash:
         raise ValueError(f"{path} has md5 {found}, not {md5}: fetch it again (or --any-hash).")
@@ -252,6 +329,7 @@ def check_present(needed, found, source):
 
 def files_in_folder(source, md5s, any_hash):
     check_present(md5s, [file for file in md5s if (source / file).is_file()], source)
+    check_official_size(sum((source / file).stat().st_size for file in md5s), source)
     official = all([check_hash(source / file, md5, any_hash) for file, md5 in md5s.items()])
     return {file: (source / file).read_bytes() for file in md5s}, official
 
@@ -259,7 +337,10 @@ def files_in_folder(source, md5s, any_hash):
 def files_in_archive(source, dataset, md5s, any_hash):
     official = check_hash(source, dataset.tgz_md5, any_hash)
     members = tar_files(source, lambda path: path.parent.name == dataset.base_folder and path.name in md5s)
-    blobs = {path.name: blob for path, blob in members if blob is not None}
+    blobs = {}
+    for path, blob in members:
+        blobs.update({path.name: blob} if blob is not None else {})
+        check_official_size(sum(map(len, blobs.values())), source)
     check_present(md5s, blobs, source)
     return blobs, official
 
@@ -323,11 +404,30 @@ class PlainUnpickler(pickle.Unpickler):
         return Plain
 
 
+OPCODES = {  # what numpy arrays and plain values need
+    *("PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2"),
+    *("BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINUNICODE", "SHORT_BINUNICODE"),
+    *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "APPEND", "APPENDS", "EMPTY_DICT"),
+    *("SETITEM", "SETITEMS", "BINPUT", "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET"),
+    *("GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD"),
+}
+
+
+def check_pickle(blob):
+    """UnpicklingError for what may take far more memory or time than its bytes, such as place 2**32 of the memo."""
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(blob)):
+        if opcode.name not in OPCODES or opcode.name.endswith("BINPUT") and argument > count:
+            raise pickle.UnpicklingError(f"it uses {opcode.name}, or in a strange way")
+        if count >= MAX_OPCODES:
+            raise pickle.UnpicklingError(f"it has more than {MAX_OPCODES} operations, the limit")
+
+
 def plain_array(plain):
     """The uint8 array of a pickled numpy array, from its (version, shape, dtype, is_fortran, bytes)."""
     _, shape, dtype, is_fortran, raw = plain.state
-    if dtype.args[0] not in ("u1", "|u1"):
-        raise ValueError(f"its array has type {dtype.args[0]}, not uint8")
+    kind = dtype.args[0]
+    if kind not in ("u1", "|u1"):  # a list in a list in a list ... would fill the memory if it were written out
+        raise ValueError(f"its array has type {kind if isinstance(kind, str) else type(kind).__name__}, not uint8")
     raw = raw.encode("latin1") if isinstance(raw, str) else raw  # Python 2 wrote the official files
     return np.frombuffer(raw, np.uint8).reshape(shape, order="F" if is_fortran else "C")
 
@@ -335,19 +435,29 @@ def plain_array(plain):
 def read_pickle(blob, name, read):
     """read(dictionary) of one pickle; ValueError names the file if it is no such dictionary."""
     try:
+        check_pickle(blob)
         return read(PlainUnpickler(io.BytesIO(blob), encoding="latin1").load())
     except Exception as error:  # a damaged pickle can raise nearly anything
-        raise ValueError(f"{name} is not a CIFAR batch ({error!r}): fetch it again.") from None
+        reason = f"{type(error).__name__}({str(error)[:100]!r})"
+        raise ValueError(f"{name} is not a CIFAR batch ({reason}): fetch it again.") from None
 
 
 def cifar_batch(entry):
     images = plain_array(entry["data"]).reshape(-1, 3, 32, 32)  # (n, 3072) -> (n, 3, H, W)
-    return images, np.array(entry["labels" if "labels" in entry else "fine_labels"])
+    labels = entry["labels" if "labels" in entry else "fine_labels"]
+    labels = labels if isinstance(labels, list) else [labels]
+    return images, np.array([label if isinstance(label, int) else None for label in labels])  # None: nothing nested
+
+
+def cifar_classes(entry, key):
+    if not (isinstance(entry[key], list) and all(isinstance(name, str) for name in entry[key])):
+        raise ValueError(f"its {key} are no list of text")
+    return entry[key]
 
 
 def read_cifar(dataset, blobs):
     meta, key = dataset.meta["filename"], dataset.meta["key"]
-    classes = read_pickle(blobs[meta], meta, lambda entry: list(entry[key]))
+    classes = read_pickle(blobs[meta], meta, lambda entry: cifar_classes(entry, key))
     splits = {}
     for split, files in zip(SPLITS, (dataset.train_list, dataset.test_list), strict=True):
         batches = []
@@ -373,12 +483,12 @@ def check_labels(images, labels, classes, name):
 def read_idx(blob, name, ndim):
     """One idx file of uint8 as an array with ndim axes; ValueError if it is cut short or something else."""
     try:
-        with LimitedGzip(fileobj=io.BytesIO(blob)) as file:
-            raw = file.read(MAX_FILE_BYTES)
-        magic, *shape = struct.unpack_from(f">{1 + ndim}I", raw)
-        if magic != 0x0800 + ndim:
-            raise ValueError(f"magic number {magic}")
-        return np.frombuffer(raw, np.uint8, offset=4 + 4 * ndim).reshape(shape)
+        with gzip.GzipFile(fileobj=io.BytesIO(blob)) as file:
+            magic, *shape = struct.unpack(f">{1 + ndim}I", file.read(4 + 4 * ndim))
+            if magic != 0x0800 + ndim or math.prod(shape) > MAX_IDX_BYTES:
+                raise ValueError(f"magic number {magic}, shape {shape}, with a limit of {MAX_IDX_BYTES} bytes")
+            raw = read_pieces(file, math.prod(shape) + 1)  # to the end, where the checksum stands
+        return np.frombuffer(raw, np.uint8).reshape(shape)
     except (OSError, EOFError, zlib.error, struct.error, ValueError) as error:
         raise ValueError(f"{name} is not a whole gzipped idx file ({error}): fetch it again.") from None
 
@@ -436,8 +546,9 @@ def folder_provenance(name, formats):
 
 
 def prepare_folder(args, _):
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", args.name) or args.name == "digits":
-        raise ValueError(f"{args.name!r} cannot name a pack: use letters, digits, _ . - ('digits' is taken).")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", args.name) or args.name == "digits":
+        allowed = "letters, digits, _ . -, 100 at most ('digits' is taken)"
+        raise ValueError(f"{args.name!r} cannot name a pack: use {allowed}.")
     if args.size is not None and not 1 <= args.size <= 1024:
         raise ValueError(f"--size {args.size} is out of the range 1 to 1024 pixels.")
     splits, classes, formats = read_folder(args.source, args.size)
@@ -451,15 +562,21 @@ def prepare_official(args, out):
 
 def run(args):
     start, out = time.perf_counter(), args.out or data_dir()
-    if args.source and not args.source.exists():
+    if args.source and not (args.source.is_file() or args.source.is_dir()):
         raise ValueError(f"{args.source} does not exist: give --from the path of the archive or folder.")
     prepare = prepare_folder if args.command == "folder" else prepare_official
     name, splits, classes, provenance = prepare(args, out)
-    out.mkdir(parents=True, exist_ok=True)
     write_pack(out / f"{name}.npz", splits, classes, provenance)
     sizes = ", ".join(f"{split} {tuple(images.shape)}" for split, (images, _) in splits.items())
     seconds = time.perf_counter() - start
     print(f"{out / name}.npz: {provenance}, {len(classes)} classes, {sizes}; {seconds:.0f} s")
+
+
+def sentence(error):
+    """One line of bounded length and printable characters, whatever names and messages a hostile file put into it."""
+    text = str(error) or f"not enough memory ({type(error).__name__}): give a smaller set or --size"
+    text = text if len(text) <= 1200 else f"{text[:600]} ... {text[-500:]}"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text).rstrip(".") + "."
 
 
 def main(argv=None):
@@ -469,7 +586,7 @@ def main(argv=None):
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # decode() has its own
             run(args)
     except (ValueError, OSError, MemoryError) as error:
-        print(f"prepare: {error}", file=sys.stderr)
+        print(f"prepare: {sentence(error)}", file=sys.stderr)
         return 2
     return 0
 

@@ -3,23 +3,29 @@
 Leaves the executed notebook, its figures and summary.json in OUT (OUT/seed1, OUT/seed2, ... for further seeds).
 """
 
-import argparse
 import json
 from pathlib import Path
 from statistics import mean, stdev
 
 import papermill
+from papermill.exceptions import PapermillExecutionError
+
+from semppl_mini.checkpoint import make_folder
+from semppl_mini.command import Parser, command
 
 NOTEBOOK = Path(__file__).with_name("00_start_here.ipynb")
 
 
 def run(seed: int, out: Path, epochs: int) -> dict:
     """Execute the notebook with one seed; its printed lines appear as they come. Returns its summary."""
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     parameters = {"seed": seed, "epochs": epochs, "out": str(out.resolve())}
     target = str(out / NOTEBOOK.name)
     options = dict(progress_bar=False, stdout_file=Echo(), kernel_name="python3")
-    papermill.execute_notebook(str(NOTEBOOK), target, parameters, **options)
+    try:
+        papermill.execute_notebook(str(NOTEBOOK), target, parameters, **options)
+    except PapermillExecutionError as error:
+        raise ValueError(f"{target} stopped in cell {error.exec_count} ({error.ename}): {error.evalue}") from None
     return json.loads((out / "summary.json").read_text())
 
 
@@ -34,13 +40,13 @@ class Echo:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(__doc__)
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds to run")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
     parser.add_argument("--epochs", type=int, default=0, help="0: as in the preset")
     args = parser.parse_args()
-    if args.seeds < 1:
-        parser.error(f"--seeds {args.seeds} leaves nothing to run; give 1 or more")
+    parser.whole("--seeds", args.seeds, 1)
+    parser.whole("--epochs", args.epochs, 0)
     rows = []
     for seed in range(args.seeds):
         summary = run(seed, args.out if seed == 0 else args.out / f"seed{seed}", args.epochs)
@@ -59,4 +65,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main, "notebooks/demo.py")

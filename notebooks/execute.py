@@ -8,12 +8,13 @@ reduced to 256 colours, a third of their bytes. A notebook that fails is left as
 
 import base64
 import io
-import sys
 from pathlib import Path
 
 import nbformat
 import papermill
 from PIL import Image
+
+from semppl_mini.command import Parser, command
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -63,6 +64,16 @@ def smaller(png: str) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
+def main() -> None:
+    parser = Parser(__doc__)
+    parser.add_argument("notebooks", nargs="+", type=Path)
+    paths = parser.parse_args().notebooks
+    for path in paths:
+        if not path.is_file() or path.suffix != ".ipynb":
+            raise ValueError(f"{path} is no notebook; give paths that end in .ipynb.")
+    for path in paths:
+        execute(path)
+
+
 if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        execute(Path(name))
+    command(main, "notebooks/execute.py")

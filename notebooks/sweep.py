@@ -9,7 +9,6 @@ must not be made on the test images (`linear` picks its regularisation there, to
 of the unlabelled training images. All seeds share the labelled images.
 """
 
-import argparse
 import itertools
 import json
 import time
@@ -19,6 +18,8 @@ from statistics import mean, stdev
 from tqdm.auto import tqdm
 
 import semppl_mini as s
+from semppl_mini.checkpoint import make_folder, write_whole
+from semppl_mini.command import Parser, command
 
 RESULTS = Path(__file__).resolve().with_name("results") / "sweep"
 MEASURES = ("pseudo_label_accuracy", "knn20", "linear")
@@ -89,13 +90,12 @@ def sweep(preset, questions=tuple(QUESTIONS), seeds=3, epochs=6, dataset="digits
     missing = [config for config in paths if done[config] is None]
     print(f"{len(paths)} runs, {len(missing)} of them still to do", flush=True)
     if missing:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         bar = tqdm(total=sum(config.epochs + 1 for config in missing), unit="epoch")
         for config in missing:
             bar.set_description(paths[config].stem)
-            half = paths[config].with_suffix(".part")
-            half.write_text(json.dumps(train(config, dataset, bar), indent=1) + "\n")
-            half.replace(paths[config])  # whole or not at all
+            text = json.dumps(train(config, dataset, bar), indent=1) + "\n"
+            write_whole(paths[config], lambda file, text=text: file.write(text.encode()))
             done[config] = read(paths[config], config)
         bar.close()
     return [dict(question=q, value=value, own=own, seed=c.seed, **done[c]) for q, value, own, c in cells]
@@ -116,19 +116,18 @@ def table(rows: list[dict]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--questions", default=",".join(QUESTIONS), help="names with commas between them")
     parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--epochs", type=int, default=6, help="of each run")
     parser.add_argument("--preset", default="digits", help="digits, cifar10_cpu, ...")
     parser.add_argument("--data", help="name or path of a data pack; the preset's by default")
     args = parser.parse_args()
+    parser.whole("--seeds", args.seeds, 1)
+    parser.whole("--epochs", args.epochs, 1)
     data, preset = args.data or args.preset.removesuffix("_cpu"), s.presets.named(args.preset)
     print(table(sweep(preset, args.questions.split(","), args.seeds, args.epochs, data)))
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        raise SystemExit(f"notebooks/sweep.py: {error}") from None
+    command(main, "notebooks/sweep.py")

@@ -7,11 +7,10 @@ Any field of `Config` can be given as field=value. The run's folder is RUNS/NAME
 default runs/); a run that was stopped continues there. The test images are read once, at the end.
 """
 
-import argparse
-import ast
 import json
 import os
 import platform
+import re
 import shlex
 import sys
 import time
@@ -20,6 +19,8 @@ from pathlib import Path
 import torch
 
 import semppl_mini as s
+from semppl_mini import checkpoint
+from semppl_mini.command import Parser, command, override
 from semppl_mini.device import device_of, uses_bf16
 from semppl_mini.evaluate import classifier_accuracy
 from semppl_mini.runs import keep_encoders, runs_dir
@@ -27,29 +28,28 @@ from semppl_mini.runs import keep_encoders, runs_dir
 RESULTS = Path(__file__).resolve().parents[1] / "notebooks" / "results"
 
 
-def override(text: str) -> tuple[str, object]:
-    """'field=value' -> (field, value): Python literals, anything else is a string."""
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ValueError(f"{text!r} is not of the form field=value; write for example epochs=8.")
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value
-
-
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments():
+    parser = Parser(__doc__)
     parser.add_argument("preset", help="digits, cifar10_cpu, cifar10 or cifar100")
     parser.add_argument("changes", nargs="*", help="field=value ...")
     parser.add_argument("--name", required=True, help="of the run: its folder and its JSON file")
     parser.add_argument("--data", help="name or path of the data pack (default: digits, cifar10 or cifar100)")
+    parser.add_argument("--weights", help="start from the networks of this run (folder or checkpoint), all else new")
+    parser.add_argument("--save-every", type=int, metavar="STEPS", help="save within an epoch, too")
     parser.add_argument("--supervised", type=int, metavar="STEPS", help="train the supervised-only baseline instead")
     parser.add_argument("--tune", type=int, default=600, help="steps of few-label fine-tuning; 0 leaves it out")
     parser.add_argument("--all-labels", action="store_true", help="also read out with the labels of all images")
     parser.add_argument("--split", default="test", choices=("val", "test"), help="what to evaluate on")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON file")
-    return parser.parse_intermixed_args()  # field=value may stand anywhere
+    args = parser.parse_intermixed_args()  # field=value may stand anywhere
+    parser.whole("--supervised", args.supervised, 1)
+    parser.whole("--save-every", args.save_every, 1)
+    parser.whole("--tune", args.tune, 0)
+    if args.supervised and (args.weights or args.save_every):
+        parser.error("--supervised trains from scratch and keeps no checkpoint; leave out --weights and --save-every")
+    if not re.fullmatch(r"[\w.-]{1,100}", args.name) or args.name.startswith("."):
+        parser.error(f"--name {args.name!r} cannot name a folder; use up to 100 letters, digits, _ . and -")
+    return args
 
 
 def hardware() -> dict:
@@ -66,6 +66,7 @@ def main() -> None:
     config = s.presets.named(args.preset).replace(**dict(override(text) for text in args.changes))
     name = args.data or ("digits" if args.preset == "digits" else args.preset.removesuffix("_cpu"))
     data = s.load_data(name, config.labels, config.label_seed)
+    checkpoint.make_folder(args.out)  # before hours of training, not after
     result = {"name": args.name, "data": data.provenance, "hardware": hardware(), "config": config.to_dict()}
     if config.precision == "auto":
         result["hardware"]["precision"] = "bf16" if uses_bf16(config, device_of(config)) else "fp32"
@@ -77,19 +78,15 @@ def main() -> None:
         result["results"] = {"supervised": accuracy[args.split], "val": accuracy["val"]}
     else:
         callbacks = [keep_encoders(max(1, config.epochs // 4))]
-        run = s.fit(config, data, runs_dir() / args.name, callbacks)
+        more = {"save_every": args.save_every, "weights": args.weights}
+        run = s.fit(config, data, runs_dir() / args.name, callbacks, **more)
         result |= {"train_seconds": sum(r["seconds"] for r in run.history), "history": run.history}
         result["results"] = s.evaluate(run.method.encoder, config, data, args.split, args.tune, args.all_labels)
     result["wall_seconds"] = time.time() - start
-    args.out.mkdir(parents=True, exist_ok=True)
-    half = args.out / f"{args.name}.json.part"
-    half.write_text(json.dumps(result, indent=1) + "\n")
-    half.replace(args.out / f"{args.name}.json")  # whole or not at all
+    text = json.dumps(result, indent=1) + "\n"
+    checkpoint.write_whole(args.out / f"{args.name}.json", lambda file: file.write(text.encode()))
     print(json.dumps(result["results"], indent=1))
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        sys.exit(f"scale/train.py: {error}")
+    command(main, "scale/train.py")

@@ -7,6 +7,7 @@ comment: there stands the sha256 of all bytes before it. A run's folder holds th
 import hashlib
 import os
 import warnings
+import zipfile
 from pathlib import Path
 
 import torch
@@ -50,6 +51,18 @@ def write_whole(path, write) -> None:
         half.unlink(missing_ok=True)
 
 
+def make_folder(path) -> Path:
+    """The folder `path`, made if it is missing; OSError, in one sentence, if nothing can be written there."""
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK):
+            raise PermissionError(13, "read-only")
+    except OSError as error:
+        raise OSError(f"{path} is no folder to write to ({error.strerror}); give another, or free this one.") from None
+    return path
+
+
 def _sync_folder(folder: Path) -> None:
     """A rename, too, has to outlast a power cut (Windows cannot open folders)."""
     if os.name == "posix":
@@ -80,10 +93,10 @@ def load(path, device="cpu") -> dict:
         with open(path, "rb") as file:
             size = max(0, file.seek(0, os.SEEK_END) - DIGITS)
             whole = _sha256(file, size) == file.read().decode("ascii", "replace")
-            file.seek(0)
-            if whole:
+            if whole and sum(member.file_size for member in zipfile.ZipFile(file).infolist()) <= size:  # no bomb
+                file.seek(0)
                 return torch.load(file, map_location=device, weights_only=True)
-        reason = "its checksum is missing or wrong"
+        reason = "it unpacks to more than it holds" if whole else "its checksum is missing or wrong"
     except Exception as error:
         reason = f"{type(error).__name__} on reading it"
     raise ValueError(f"{path} is no whole checkpoint ({reason}); use an earlier one, or train again.")

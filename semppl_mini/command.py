@@ -1,5 +1,7 @@
 """The frame of every command: an expected error is one line on stderr, never a traceback."""
 
+import argparse
+import ast
 import sys
 
 import torch
@@ -7,6 +9,34 @@ import torch
 from .interrupt import Interrupted
 
 EXPECTED = (ValueError, OSError, ArithmeticError, MemoryError, torch.OutOfMemoryError)
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with the arguments in one line and ends with status 2."""
+
+    def __init__(self, doc: str):
+        super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: {message} (see --help).\n")
+
+    def whole(self, name: str, value, least: int) -> None:
+        """A whole number's lower limit; None passes."""
+        if value is not None and value < least:
+            self.error(f"{name} {value} is too small; give {least} or more")
+
+
+def override(text: str) -> tuple[str, object]:
+    """'field=value' -> (field, value): Python literals, anything else is a string."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"{text!r} is not of the form field=value; write for example epochs=8.")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+    except (RecursionError, MemoryError):
+        raise ValueError(f"{name} = {value[:20]}... is nested too deeply; give a number, string or tuple.") from None
 
 
 def command(main, name: str) -> None:

@@ -107,14 +107,21 @@ _CHOICES = {
     "precision": ("auto", "bf16", "fp32", "fp64"),
 }
 _LENGTHS = {"mean": 3, "std": 3, "large_scale": 2, "small_scale": 2, "ratio": 2, "blur_sigma": 2}
-_RANGES = ("large_scale", "small_scale", "ratio", "blur_sigma")  # (low, high)
-_SHARES = ("flip_p", "jitter_p", "grey_p", "mask_p", "gamma", "labelled_share", "momentum")
-_SHARES += ("blur_p", "solarize_p", "large_scale", "small_scale")
-_POSITIVE = ("large_size", "small_size", "stem_stride", "queue", "k", "tau", "epochs", "batch_size")
-_POSITIVE += ("embedding_dim", "projector_hidden", "predictor_hidden", "large_views", "knn_chunk_mb", "labels")
-_POSITIVE += ("std", "ratio", "blur_sigma")
-_NOT_NEGATIVE = ("seed", "label_seed", "small_views", "semantic_positives", "warmup_epochs", "lr", "weight_decay")
-_NOT_NEGATIVE += ("c", "alpha", "lam", "eta", "brightness", "contrast", "saturation", "hue")
+_ORDERED = ("large_scale", "small_scale", "ratio", "blur_sigma")  # (low, high)
+_ABOVE_ZERO = ("tau", "labels", "std", "ratio", "blur_sigma", "large_scale", "small_scale", "knn_chunk_mb")
+_LIMITS = {  # field: least, most; generous, but a slip of the hand or a lying file cannot ask for terabytes
+    **dict.fromkeys(("flip_p", "jitter_p", "grey_p", "mask_p", "blur_p", "solarize_p"), (0, 1)),
+    **dict.fromkeys(("gamma", "momentum", "labelled_share", "large_scale", "small_scale"), (0, 1)),
+    **dict.fromkeys(("seed", "label_seed"), (0, 2**63 - 1)),
+    **dict.fromkeys(("brightness", "contrast", "saturation", "c", "alpha", "lam", "lr", "eta"), (0, 1e6)),
+    "weight_decay": (0, 1e6),
+    **dict.fromkeys(("large_size", "small_size"), (8, 4096)),  # pixels: the networks halve them up to three times
+    **dict.fromkeys(("projector_hidden", "predictor_hidden", "embedding_dim"), (1, 2**20)),
+    "large_views": (1, 64), "small_views": (0, 64), "stem_stride": (1, 4), "queue": (1, 2**26), "hue": (0, 0.5),
+    "semantic_positives": (0, 1000), "batch_size": (2, 2**20), "epochs": (1, 10**6), "warmup_epochs": (0, 10**6),
+    "width": (8, 4096),  # under 8 oneDNN's gradient of a strided 1x1 convolution is wrong on AVX2 (its issue 6035)
+    "blur_sigma": (0, 100), "ratio": (0, 100), "tau": (0, 1e6), "knn_chunk_mb": (0, 2**20),
+}  # fmt: skip
 
 
 def _check(config: Config) -> None:
@@ -123,41 +130,45 @@ def _check(config: Config) -> None:
         whole = type(value) is int and isinstance(1.0, kind)  # a whole number may stand where a fraction may
         if not (isinstance(value, kind) or whole) or (type(value) is bool and kind is not bool):
             wanted = getattr(kind, "__name__", kind)
-            raise ValueError(f"{field.name} = {value!r} is a {type(value).__name__}; give {wanted}.")
+            shown = repr(value) if len(repr(value)) < 80 else repr(value)[:40] + "..."
+            raise ValueError(f"{field.name} = {shown} is a {type(value).__name__}; give {wanted}.")
         _check_numbers(field.name, value)
     for name, choices in _CHOICES.items():
         if getattr(config, name) not in choices:
             raise ValueError(f"{name} = {getattr(config, name)!r} is not known; choose one of {', '.join(choices)}.")
-    if config.width < 8:  # oneDNN issue 6035: the strided 1x1 convolution's gradient overruns its buffer on AVX2
-        raise ValueError(f"width = {config.width} is under 8, where oneDNN's CPU gradients are wrong; give 8 or more.")
-    L = config.large_views
-    limits = [
-        ("negatives", config.negatives, 1, config.batch_size - 1, "batch_size - 1"),
+    L, B = config.large_views, config.batch_size
+    between = [
+        ("negatives", config.negatives, 1, B - 1, "batch_size - 1"),
         ("k", config.k, 1, config.queue, "queue"),
         ("voting_views", L if config.voting_views is None else config.voting_views, 1, L, "large_views"),
     ]
-    for name, value, low, high, what in limits:
+    for name, value, low, high, what in between:
         if not low <= value <= high:
             raise ValueError(f"{name} = {value} must lie between {low} and {what} = {high}; change either.")
+    if config.small_views and config.small_size > config.large_size:
+        sizes = f"small_size = {config.small_size} exceeds large_size = {config.large_size}"
+        raise ValueError(f"{sizes}; give small crops at most that size, or small_views=0.")
+    if config.labelled_share and not round(config.labelled_share * B):
+        share = f"labelled_share = {config.labelled_share} of batch_size = {B} is less than one image"
+        raise ValueError(f"{share}; give {1 / B:.2g} or more, or None.")
 
 
 def _check_numbers(name: str, value) -> None:
-    """A field's number, or each number of its tuple, against the lists above."""
+    """A field's number, or each number of its tuple, against the limits above."""
     if value is None or isinstance(value, (str, bool)):
         return
     numbers = value if isinstance(value, tuple) else (value,)
     if len(numbers) != _LENGTHS.get(name, max(len(numbers), 1)):
         raise ValueError(f"{name} = {value} has {len(numbers)} entries; give {_LENGTHS.get(name, '1 or more')}.")
+    low, high = _LIMITS.get(name, (-math.inf, math.inf))
     for number in numbers:
         if type(number) not in (int, float) or not math.isfinite(number):
-            raise ValueError(f"{name} = {value!r} must be of finite numbers, not {number!r}.")
-        if name in _POSITIVE and not number > 0:
-            raise ValueError(f"{name} = {value} must be more than 0.")
-        if name in _NOT_NEGATIVE and not number >= 0:
-            raise ValueError(f"{name} = {value} must be 0 or more.")
-        if name in _SHARES and not 0 <= number <= 1:
-            raise ValueError(f"{name} = {value} lies outside [0, 1]; give a share.")
-    if name in _RANGES and value[0] > value[1]:
+            raise ValueError(f"{name} = {value!r} must be of finite numbers, not {number!r}; give numbers.")
+        if name in _ABOVE_ZERO and not number > 0:
+            raise ValueError(f"{name} = {value} must be more than 0; give a positive number.")
+        if not low <= number <= high:
+            raise ValueError(f"{name} = {value} lies outside [{low}, {high}]; give a value between them.")
+    if name in _ORDERED and value[0] > value[1]:
         raise ValueError(f"{name} = {value} is no range; give the smaller number first.")
 
 

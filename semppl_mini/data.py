@@ -2,12 +2,16 @@
 
 `load_data("digits", labels=100)` needs no file; other names are packs made once by data/prepare.py, one
 uncompressed .npz a set: {split}_images uint8 (n, 3, H, W), {split}_labels int64 (n,), perhaps {split}_masks
-uint8 (n, 1, H, W), and `meta`, JSON with name, provenance, classes and a sha256 an array. Nothing is pickled.
+uint8 (n, 1, H, W), 1 = foreground and 0 = not, and `meta`, JSON with name, provenance, classes and a sha256 an array.
+Nothing is pickled or compressed, and reading a pack takes the memory of its bytes, whatever it claims.
 """
 
 import hashlib
+import io
 import json
+import math
 import os
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,8 +77,9 @@ def load_data(name_or_path="digits", labels=None, label_seed: int = 0, val: int 
     """A data set by name ("digits", or a pack in `data_dir()`) or by the path of an .npz pack.
 
     labels: how many training images keep their label: None = all, a share in (0, 1], or a class-balanced count.
-    label_seed picks which. val: how many training images are held out for tuning, class-balanced and always the
-    same (a tenth by default). Raises ValueError, in one sentence, for a missing or damaged pack or a bad count.
+    label_seed picks which. val: how many training images are held out for tuning, always the same (a tenth by
+    default): as many a class, or in proportion to the classes where one is over 10% smaller than their mean. Raises
+    ValueError, in one sentence, for a missing or damaged pack or a bad count.
     """
     if str(name_or_path) == "digits":
         from .digits import colour_digits
@@ -89,27 +94,38 @@ def load_data(name_or_path="digits", labels=None, label_seed: int = 0, val: int 
     val = len(truth) // 10 if val is None else val
     if not 0 <= val < len(truth):
         raise ValueError(f"val = {val} images cannot be held out of {len(truth)}; give 0 to {len(truth) - 1}.")
-    held = pick(truth, val, len(meta["classes"]), seed=0)
+    C = len(meta["classes"])
+    if C < 2:
+        raise ValueError(f"{meta['name']} has {C} class; give a set of 2 or more.")
+    sizes = torch.bincount(truth, minlength=C)
+    held = pick(truth, val, C, seed=0, balanced=10 * C * int(sizes.min()) >= 9 * len(truth))
     keep = torch.ones(len(truth), dtype=torch.bool)
     keep[held] = False
-    left = torch.bincount(truth[keep], minlength=len(meta["classes"]))
+    left = torch.bincount(truth[keep], minlength=C)
     if int(left.min()) == 0:
-        gone = meta["classes"][int(left.argmin())]
-        raise ValueError(f"val = {val} leaves no training image of class {gone!r}; give fewer, or val=0.")
+        gone = int(left.argmin())
+        remedy = "give fewer, or val=0" if sizes[gone] else "the set itself has none: pack it without this class"
+        raise ValueError(f"val = {val} leaves no training image of class {meta['classes'][gone]!r}; {remedy}.")
     train = ImageSet(images, truth, ids, truth, masks)
     train, held_out = train.take(keep.nonzero().squeeze(1)), train.take(held)
     images, truth, masks = splits["test"]
     test = ImageSet(images, truth, len(ids) + torch.arange(len(truth)), truth, masks)  # ids: each image its own
-    train = hide_labels(train, labels, label_seed, len(meta["classes"]))
+    train = hide_labels(train, labels, label_seed, C)
     return Data(meta["name"], meta["provenance"], meta["classes"], train, held_out, test)
 
 
-def pick(truth: Tensor, count: int, classes: int, seed: int) -> Tensor:
-    """Indices of a random, class-balanced choice of `count` images (left-over places go to random classes)."""
+def pick(truth: Tensor, count: int, classes: int, seed: int, balanced: bool = True) -> Tensor:
+    """Indices of a random choice of `count` images: equally many a class, or else in proportion to the classes.
+
+    Places left over by rounding go to the largest remainders, at random among equal ones.
+    """
     rng = generator(seed, 0, LABELS)
     order = torch.randperm(len(truth), generator=rng)
-    share = torch.full((classes,), count // classes)
-    share[torch.randperm(classes, generator=rng)[: count % classes]] += 1
+    sizes = torch.ones(classes).long() if balanced else torch.bincount(truth, minlength=classes)
+    share, rest = count * sizes // sizes.sum(), count * sizes % sizes.sum()
+    lucky = torch.randperm(classes, generator=rng)
+    lucky = lucky[rest[lucky].argsort(descending=True, stable=True)]
+    share[lucky[: count - int(share.sum())]] += 1
     chosen = [order[truth[order] == c][:n] for c, n in enumerate(share.tolist())]
     return torch.cat(chosen).sort().values
 
@@ -144,10 +160,16 @@ def hide_labels(images: ImageSet, labels, seed: int, classes: int) -> ImageSet:
 # ---- packs --------------------------------------------------------------------------------------------------------
 
 
+SPLITS = ("train", "test")
+KINDS = {"images": "|u1", "labels": "<i8", "masks": "|u1"}  # uint8, int64, uint8
+MEMBERS = {"meta": "<U", **{f"{split}_{part}": kind for split in SPLITS for part, kind in KINDS.items()}}
+MAX_BYTES, MAX_META = 2**34, 2**26  # of a pack, 16 GiB (data/prepare.py writes half), and of its meta data
+
+
 def write_pack(path, splits: dict, classes: list[str], provenance: str, masks: dict | None = None) -> Path:
     """Write a pack: splits {"train": (images uint8 (n, 3, H, W), labels (n,)), "test": ...}, masks {split: ...}.
 
-    The file appears whole or not at all: it is written beside its target, flushed, and renamed.
+    The file appears whole or not at all: it is written beside its target, flushed, and renamed. ValueError: no pack.
     """
     path, arrays = Path(path), {}
     for split, (images, labels) in splits.items():
@@ -157,46 +179,92 @@ def write_pack(path, splits: dict, classes: list[str], provenance: str, masks: d
             arrays[f"{split}_masks"] = np.ascontiguousarray(masks[split], np.uint8)
     digests = {name: hashlib.sha256(array).hexdigest() for name, array in arrays.items()}
     meta = {"name": path.stem, "provenance": provenance, "classes": list(classes), "format": 1, "sha256": digests}
+    _check_meta(meta)
     _check_splits(path, arrays, meta)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, lambda file: np.savez(file, meta=np.array(json.dumps(meta)), **arrays))
+    write_whole(path, lambda file: np.savez(file, meta=np.array(json.dumps(meta, ensure_ascii=False)), **arrays))
     return path
 
 
 def read_pack(path) -> tuple[dict, dict]:
     """A pack's splits {split: (images, labels, masks or None)} as tensors, and its meta data.
 
-    Raises ValueError if it is missing, damaged (sha256) or inconsistent.
+    Raises ValueError, in one sentence, if it is missing, damaged (sha256), hostile or inconsistent.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"There is no data pack {path}; make it with data/prepare.py, or give load_data another path.")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = _read_arrays(path)
         meta = json.loads(str(arrays.pop("meta")))
-        intact = all(hashlib.sha256(arrays[name]).hexdigest() == digest for name, digest in meta["sha256"].items())
+        _check_meta(meta)
+        intact = meta["sha256"] == {name: hashlib.sha256(array).hexdigest() for name, array in arrays.items()}
     except Exception as error:
-        raise ValueError(f"{path} is no readable data pack ({error}); make it again with data/prepare.py.") from error
-    if not intact or set(meta["sha256"]) != set(arrays):
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:150].rstrip(".")
+        raise ValueError(f"{path} is no readable data pack ({reason}); make it again with data/prepare.py.") from error
+    if not intact:
         raise ValueError(f"{path} is damaged (sha256 differs); make it again with data/prepare.py.")
     _check_splits(path, arrays, meta)
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    names = [name.removesuffix("_images") for name in arrays if name.endswith("_images")]
-    return {s: (tensors[f"{s}_images"], tensors[f"{s}_labels"], tensors.get(f"{s}_masks")) for s in names}, meta
+    return {s: (tensors[f"{s}_images"], tensors[f"{s}_labels"], tensors.get(f"{s}_masks")) for s in SPLITS}, meta
+
+
+class _Reader(io.FileIO):
+    """A file read by a megabyte at most: neither an array nor a zip's table of contents is taken at its word."""
+
+    def read(self, size: int = -1) -> bytes:
+        if size > 2**20:
+            raise ValueError(f"it asks for {size} bytes at once, over the limit of {2**20}")
+        return super().read(size)
+
+
+def _read_arrays(path: Path) -> dict:
+    """The arrays of a pack. ValueError before one is unpickled, inflated, or gets memory that the file cannot fill."""
+    arrays, held = {}, path.stat().st_size
+    with _Reader(path) as file, zipfile.ZipFile(file) as archive:
+        if not sum(member.file_size for member in archive.infolist()) <= held <= MAX_BYTES:
+            raise ValueError(f"it claims more than its {held} bytes, or than the limit of {MAX_BYTES}")
+        for member in archive.infolist():
+            name, size = member.filename.removesuffix(".npy"), member.file_size
+            if name not in MEMBERS or name in arrays or member.compress_type or size > MAX_META and name == "meta":
+                raise ValueError(f"a strange member {member.filename[:50]!r}: unknown, twice, compressed or too long")
+            with archive.open(member) as part:
+                version = np.lib.format.read_magic(part)
+                shape, _, dtype = np.lib.format.read_array_header_1_0(part)
+                fits = version == (1, 0) and math.prod(shape) * dtype.itemsize == size - part.tell()
+                if not fits or not dtype.str.startswith(MEMBERS[name]):
+                    raise ValueError(f"{name} claims shape {shape} and type {dtype} in {size} bytes")
+            with archive.open(member) as part:
+                arrays[name] = np.lib.format.read_array(part, allow_pickle=False)
+    return arrays
+
+
+def _check_meta(meta: dict) -> None:
+    """ValueError unless name, provenance and class names are printable and short, and the class names differ."""
+    classes, kinds = meta["classes"], {"name": str, "provenance": str, "classes": list}
+    if not all(isinstance(meta[name], kind) for name, kind in kinds.items()):
+        raise ValueError("its meta data has wrong types; give name and provenance as text, classes as a list.")
+    texts = (meta["name"], meta["provenance"], *classes)
+    fit = all(isinstance(text, str) and len(text) <= 200 and text.isprintable() for text in texts)
+    if not fit or len(set(classes)) < len(classes):
+        raise ValueError("its classes are no list of different names of up to 200 printable characters; rename them.")
 
 
 def _check_splits(path: Path, arrays: dict, meta: dict) -> None:
-    for split in ("train", "test"):
-        if f"{split}_images" not in arrays:
+    """ValueError unless train and test have one label, and perhaps one mask of 0 and 1, to each image."""
+    if odd := sorted(set(arrays) - set(MEMBERS)):
+        raise ValueError(f"{path.name} has a strange part {odd[0]!r}; give the splits train and test.")
+    for split in SPLITS:
+        images, labels, masks = (arrays.get(f"{split}_{part}") for part in KINDS)
+        if images is None or labels is None:
             raise ValueError(f"{path.name} has no {split} split; a pack needs both train and test.")
-    for split in {name.split("_")[0] for name in arrays}:
-        images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
-        if images.ndim != 4 or images.shape[1] != 3 or len(images) != len(labels) or not len(images):
-            shape = f"images {images.shape} for {len(labels)} labels"
+        if images.ndim != 4 or images.shape[1] != 3 or labels.shape != images.shape[:1] or not images.size:
+            shape = f"images {images.shape} for {labels.size} labels"
             raise ValueError(f"{path.name}: {split} has {shape}; give one label to each of (n, 3, H, W).")
-        if labels.min() < 0 or labels.max() >= len(meta["classes"]):
-            raise ValueError(
-                f"{path.name}: {split} has labels from {labels.min()} to {labels.max()}; "
-                f"with {len(meta['classes'])} classes they must lie in 0 to {len(meta['classes']) - 1}."
-            )
+        if masks is not None and (masks.shape != (len(images), 1, *images.shape[2:]) or masks.max() > 1):
+            shape = f"masks {masks.shape} up to {masks.max(initial=0)}"
+            raise ValueError(f"{path.name}: {split} has {shape}; give 0 or 1 to each pixel, (n, 1, H, W).")
+        low, high, top = labels.min(), labels.max(), len(meta["classes"]) - 1
+        if low < 0 or high > top:
+            limits = f"with {top + 1} classes they must lie in 0 to {top}"
+            raise ValueError(f"{path.name}: {split} has labels from {low} to {high}; {limits}.")

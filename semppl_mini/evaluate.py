@@ -77,7 +77,9 @@ def fine_tune(
     in the paper beyond "all weights"; our choices). Returns encoder + classifier, (B, 3, H, W) -> (B, C), in evaluation
     mode. `history`, a list, gets a record every 100 steps.
     """
-    device, labelled = device_of(config), data.train.labelled()
+    device, labelled = device_of(config), _labelled(data)
+    if steps < 1:
+        raise ValueError(f"steps = {steps} trains nothing; give 1 or more.")
     config = config.replace(mask_p=0.0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(seed, 0, EVALUATION).initial_seed())
@@ -102,6 +104,14 @@ def fine_tune(
     return model.eval()
 
 
+def _labelled(data: Data) -> ImageSet:
+    """The labelled training images; ValueError if there is nothing to tell apart."""
+    bank = data.train.labelled()
+    if (classes := len(bank.labels.unique())) < 2:
+        raise ValueError(f"The labelled images are of {classes} class; load the data with labels of 2 or more.")
+    return bank
+
+
 def classifier_accuracy(model: nn.Sequential, images: ImageSet, config) -> float:
     """Top-1 accuracy of `fine_tune`'s model on whole images."""
     return float((encode(model, images.images, config).argmax(1) == images.truth).float().mean())
@@ -119,7 +129,7 @@ def supervised(config, data: Data, steps: int, lr: float = 0.1, history=None) ->
 
 def raw_pixel_accuracy(data: Data, split: str = "test", k: int = 1) -> float:
     """k-NN on raw pixels, with the labelled training images as the bank."""
-    bank, asked = data.train.labelled(), getattr(data, split)
+    bank, asked = _labelled(data), getattr(data, split)
     pixels = [x.images.flatten(1).float() / 255 for x in (bank, asked)]
     nearest = torch.cat([torch.cdist(part, pixels[0]).topk(k, largest=False).indices for part in pixels[1].split(500)])
     return float((bank.labels[nearest].mode(1).values == asked.truth).float().mean())
@@ -135,7 +145,9 @@ def evaluate(encoder: nn.Module, config, data: Data, split="test", tune_steps: i
     """
     if not len(data.val):
         raise ValueError("There are no validation images to choose on; give load_data val=1 or more.")
-    bank, asked = data.train.labelled(), getattr(data, split)
+    if split not in ("train", "val", "test"):
+        raise ValueError(f"split = {split!r} is unknown; give train, val or test.")
+    bank, asked = _labelled(data), getattr(data, split)
     x, val, q = (encode(encoder, s.images, config) for s in (bank, data.val, asked))
     held, result = (val, data.val.truth), {"split": split, "bank": len(bank)}
     for k in (20, 200):
@@ -169,11 +181,15 @@ def inspect(method, images: ImageSet, seed: int = 0) -> dict:
     config, queue, n, was = method.config, method.queue, len(images), method.training
     L, rng, device = config.large_views, generator(seed, 0, EVALUATION), queue.keys.device
     draws = [draw_view(config, j, n, rng, *images.images.shape[2:]) for j in range(L)]
-    x = images.images.float() / 255
-    views = torch.stack([apply_view(x, draw, config.large_size, config) for draw in draws])  # (L, n, 3, S, S)
-    dtype = next(method.parameters()).dtype
+    dtype, views, o = next(method.parameters()).dtype, [], []
     method.eval()
-    o = torch.stack([method.predict(normalise(v.to(device, dtype), config.mean, config.std)) for v in views])
+    for rows in torch.arange(n).split(500):  # memory for so many images at a time
+        x = images.images[rows].float() / 255
+        parts = [{name: value[rows] for name, value in draw.items()} for draw in draws]
+        views.append(torch.stack([apply_view(x, draw, config.large_size, config) for draw in parts]))  # (L, 500, ...)
+        seen = (normalise(view.to(device, dtype), config.mean, config.std) for view in views[-1])
+        o.append(torch.stack([method.predict(view) for view in seen]))
+    views, o = torch.cat(views, 1), torch.cat(o, 1)  # (L, n, 3, S, S), (L, n, D)
     method.train(was)
     y_bar, votes = method.vote(o)
     n_voting = config.voting_views or L

@@ -64,7 +64,7 @@ class Keeper:
 
     def __enter__(self) -> "Keeper":
         if self.run.folder:
-            self.run.folder.mkdir(parents=True, exist_ok=True)
+            checkpoint.make_folder(self.run.folder)
             self.log = open(self.run.folder / "log.jsonl", "ab")
             try:
                 if fcntl:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -159,7 +160,7 @@ def test_a_file_appears_whole_or_not_at_all(pack, tmp_path, monkeypatch):
     def power_cut(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Path, "replace", power_cut)
+    monkeypatch.setattr(os, "replace", power_cut)
     with pytest.raises(KeyboardInterrupt):
         rows_of(pack, tmp_path, {"k": (1,)}, seeds=1)
     assert not list(tmp_path.glob("*.json"))
