@@ -2,7 +2,7 @@
 # Interpreters are tried in this order; `make test PYTHON=python3.12` names another one.
 PYTHON = python3.11 python3.12 python3.10 python3.13 python3
 SEEDS = 1
-KILLS = 300
+KILLS = 120
 VENV = .venv
 RUN = $(VENV)/bin/python
 READY = $(VENV)/.stamp
@@ -30,7 +30,7 @@ data: $(READY)  ## pack CIFAR-10: from FROM=folder-of-class-folders (or tars), o
 bench: $(VENV)/.stamp-bench  ## the benchmark tables
 	$(RUN) benchmarks/run.py
 
-torture: $(READY)  ## kill real trainings at random moments, KILLS=300 of them, and compare their ends
+torture: $(READY)  ## kill real trainings at random moments, KILLS=120 of them, and compare their ends
 	$(RUN) tests/torture.py --kills $(KILLS)
 
 lint: $(READY)
