@@ -116,7 +116,7 @@ def test_kill_by_a_full_disk_leaves_the_last_good_checkpoint(whole, tmp_path):
     _, said = process.communicate(timeout=120)
     assert process.returncode == 1 and "Traceback" not in said
     assert "could not be written (File too large); what was saved before is whole: make room" in said
-    assert {path: path.read_bytes() for path in (tmp_path / "run").glob("*.pt")} == kept
+    assert {path: path.read_bytes() for path in (tmp_path / "run").glob("checkpoint-*.pt")} == kept
     assert not list((tmp_path / "run").glob(".*"))
     process = command(tmp_path, "--name", "run", "--save-every", "5")
     process.communicate(timeout=300)

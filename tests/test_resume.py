@@ -347,6 +347,14 @@ def test_a_checkpoint_with_a_lying_config_is_refused_before_it_is_built(run, tmp
         load_run(tmp_path / "lies.pt")
 
 
+@pytest.mark.parametrize("state", [{"x": bytearray(9)}, {"x": torch.ones(2).to_sparse()}, {"x": torch.Size([1])}])
+def test_a_checkpoint_of_more_than_plain_tensors_is_refused(state, tmp_path):
+    """Its checksum is right; weights_only would build a bytearray of any length."""
+    checkpoint.save(tmp_path / "odd.pt", state)
+    with pytest.raises(ValueError, match="it holds more than plain tensors"):
+        checkpoint.load(tmp_path / "odd.pt")
+
+
 # ---- numbers that go wrong
 
 
