@@ -18,7 +18,7 @@ from statistics import mean, stdev
 from tqdm.auto import tqdm
 
 import semppl_mini as s
-from semppl_mini.checkpoint import make_folder, write_whole
+from semppl_mini.checkpoint import make_folder, write_json
 from semppl_mini.command import Parser, command
 
 RESULTS = Path(__file__).resolve().with_name("results") / "sweep"
@@ -94,8 +94,7 @@ def sweep(preset, questions=tuple(QUESTIONS), seeds=3, epochs=6, dataset="digits
         bar = tqdm(total=sum(config.epochs + 1 for config in missing), unit="epoch")
         for config in missing:
             bar.set_description(paths[config].stem)
-            text = json.dumps(train(config, dataset, bar), indent=1) + "\n"
-            write_whole(paths[config], lambda file, text=text: file.write(text.encode()))
+            write_json(paths[config], train(config, dataset, bar))
             done[config] = read(paths[config], config)
         bar.close()
     return [dict(question=q, value=value, own=own, seed=c.seed, **done[c]) for q, value, own, c in cells]

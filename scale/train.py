@@ -83,8 +83,7 @@ def main() -> None:
         result |= {"train_seconds": sum(r["seconds"] for r in run.history), "history": run.history}
         result["results"] = s.evaluate(run.method.encoder, config, data, args.split, args.tune, args.all_labels)
     result["wall_seconds"] = time.time() - start
-    text = json.dumps(result, indent=1) + "\n"
-    checkpoint.write_whole(args.out / f"{args.name}.json", lambda file: file.write(text.encode()))
+    checkpoint.write_json(args.out / f"{args.name}.json", result)
     print(json.dumps(result["results"], indent=1))
 
 

@@ -5,6 +5,7 @@ comment: there stands the sha256 of all bytes before it. A run's folder holds th
 """
 
 import hashlib
+import json
 import os
 import pickletools
 import re
@@ -54,6 +55,19 @@ def write_whole(path, write) -> None:
         half.unlink(missing_ok=True)
 
 
+def write_json(path, value) -> None:
+    """`value` as an indented JSON file; raises OSError as `write_whole`."""
+    write_whole(path, lambda file: file.write(json.dumps(value, indent=1).encode() + b"\n"))
+
+
+def digest(tensors) -> str:
+    """sha256 of the bytes of some tensors, in their order."""
+    sha = hashlib.sha256()
+    for tensor in tensors:
+        sha.update(tensor.detach().cpu().contiguous().numpy())
+    return sha.hexdigest()
+
+
 def make_folder(path) -> Path:
     """The folder `path`, made if it is missing; OSError, in one sentence, if nothing can be written there."""
     path = Path(path)
@@ -77,11 +91,11 @@ def _sync_folder(folder: Path) -> None:
 def _sha256(file, size: int) -> str:
     """Of the first `size` bytes of an open file, which is left just behind them."""
     file.seek(0)
-    digest = hashlib.sha256()
+    sha = hashlib.sha256()
     while size and (part := file.read(min(size, 2**20))):
-        digest.update(part)
+        sha.update(part)
         size -= len(part)
-    return digest.hexdigest()
+    return sha.hexdigest()
 
 
 def load(path, device="cpu") -> dict:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checkpoint import write_whole
+from .checkpoint import digest, make_folder, write_whole
 from .rng import LABELS, generator
 
 
@@ -46,10 +46,7 @@ class ImageSet:
 
     def digest(self) -> str:
         """sha256 of all that learning sees of these images (truth is not)."""
-        sha = hashlib.sha256()
-        for tensor in (self.images, self.labels, self.ids, *([] if self.masks is None else [self.masks])):
-            sha.update(tensor.contiguous().numpy())
-        return sha.hexdigest()
+        return digest([self.images, self.labels, self.ids, *([] if self.masks is None else [self.masks])])
 
     def labelled(self) -> "ImageSet":
         """Only the images whose label is visible."""
@@ -181,7 +178,7 @@ def write_pack(path, splits: dict, classes: list[str], provenance: str, masks: d
     meta = {"name": path.stem, "provenance": provenance, "classes": list(classes), "format": 1, "sha256": digests}
     _check_meta(meta)
     _check_splits(path, arrays, meta)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_whole(path, lambda file: np.savez(file, meta=np.array(json.dumps(meta, ensure_ascii=False)), **arrays))
     return path
 

@@ -5,7 +5,6 @@ bit. *Start from weights*: the networks of another run, with a new optimizer, sc
 """
 
 import copy
-import hashlib
 import json
 import os
 import platform
@@ -92,8 +91,6 @@ class Keeper:
     def state(self) -> dict:
         """All that a run is, as plain types: what a checkpoint holds."""
         run = self.run
-        if self.log:
-            os.fsync(self.log.fileno())
         position = {"epoch": len(run.history), "step": self.step}
         return {
             "config": run.config.to_dict(), "position": position,
@@ -105,6 +102,7 @@ class Keeper:
     def save(self) -> None:
         """One more checkpoint; the oldest goes. Without a folder nothing is kept."""
         if self.run.folder:
+            os.fsync(self.log.fileno())  # the checkpoint knows how long the log is
             self.saved = checkpoint.path_of(self.run.folder, self.step)
             checkpoint.save(self.saved, self.state())
             checkpoint.tidy(self.run.folder, self.saved, self.keep_last)
@@ -152,7 +150,7 @@ class Keeper:
     def stopped(self) -> str:
         """What to say of a run that was asked to stop; without a folder, what it is stays in `run.state`."""
         end = self.run.config.epochs * self.trainer.steps
-        if self.step == end:
+        if self.run.finished:
             return f"Stopped after the last of {end} steps: the run is complete."
         if self.run.folder:
             how = f"the same call or command goes on from {self.saved}"
@@ -225,15 +223,7 @@ def start_from(path, method: SemPPL) -> str:
     """
     path, state = read_state(path)
     method.load_state_dict(fitting(path, state, method, leave="queue."), strict=False)
-    return digest(value for name, value in method.state_dict().items() if not name.startswith("queue."))
-
-
-def digest(tensors) -> str:
-    """sha256 of the bytes of some tensors, in their order."""
-    sha = hashlib.sha256()
-    for tensor in tensors:
-        sha.update(tensor.detach().cpu().contiguous().numpy())
-    return sha.hexdigest()
+    return checkpoint.digest(value for name, value in method.state_dict().items() if not name.startswith("queue."))
 
 
 def software() -> dict:

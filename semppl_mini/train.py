@@ -207,7 +207,7 @@ def fit(
             for i in range(len(run.steps), trainer.steps):
                 run.steps.append(_step(trainer, keeper, order[i]))
                 bar.update()
-                due = save_every and keeper.step % save_every == 0
+                due = save_every and keeper.step % save_every == 0 and i + 1 < trainer.steps  # an epoch's end saves
                 if asked.signal or due:
                     keeper.save()
                 if asked.signal:

@@ -104,15 +104,17 @@ def test_resume_without_a_part_of_the_method_is_noticed(forgotten, tmp_path, mon
     assert unequal(ended(tmp_path), ended(run.folder))
 
 
-def test_resume_without_a_folder_goes_on_from_the_run(run, monkeypatch):
+@pytest.mark.parametrize("at", [5, 7])  # within the last epoch, and in its last step, before its record is made
+def test_resume_without_a_folder_goes_on_from_the_run(at, run, monkeypatch):
     """As after a notebook's stop button."""
     def ask(self, step, index, learn=True, right=train.Trainer.step):
-        if learn and step == 5:
+        if learn and step == at:
             os.kill(os.getpid(), 2)
         return right(self, step, index, learn)
 
     monkeypatch.setattr(train.Trainer, "step", ask)
-    with pytest.raises(Interrupted, match="Stopped after step 6 of 8: nothing is on disk; fit.* resume=run") as stop:
+    words = f"Stopped after step {at + 1} of 8: nothing is on disk; fit.* resume=run"
+    with pytest.raises(Interrupted, match=words) as stop:
         run_of(run.config)
     monkeypatch.undo()
     assert len(stop.value.run.history) == 2 and not stop.value.run.finished
@@ -199,6 +201,16 @@ def test_a_folder_is_trained_by_one_process_at_a_time(tmp_path):
     assert len(refused) == 2
 
 
+def test_an_interrupted_run_closes_its_log_and_frees_its_folder(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(runs.Keeper, "write", lambda self, line: (opened.append(self.log), 1 / 0))
+    with pytest.raises(ZeroDivisionError):
+        run_of(tiny(epochs=1), tmp_path)
+    assert opened[0].closed
+    monkeypatch.undo()
+    assert run_of(tiny(epochs=1), tmp_path).finished  # not locked
+
+
 def test_resume_with_a_log_that_lost_lines_says_so_and_pads_nothing(run, tmp_path):
     log = copy_of(run, tmp_path) / "log.jsonl"
     log.write_text("".join(log.read_text().splitlines(True)[:3]))
@@ -244,7 +256,7 @@ def test_corrupt_newest_checkpoint_is_named_and_the_one_before_it_used(how, run,
     assert (folder / "checkpoint-00000008.damaged").exists()  # set aside; the run has made it anew
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert load_run(folder).history == run.history or len(load_run(folder).history) == 3
+        assert untimed(load_run(folder).history) == untimed(run.history)
 
 
 @pytest.mark.parametrize("how", DAMAGES)

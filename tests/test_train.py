@@ -1,4 +1,4 @@
-"""fit(): what a run records and keeps, exact resume, exact repetition, the order of samples."""
+"""fit(): what a run records and keeps, exact repetition, the order of samples."""
 
 import itertools
 import json
