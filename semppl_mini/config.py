@@ -39,10 +39,13 @@ class Config:
     blur_sigma: tuple = (0.1, 2.0)
     solarize_p: tuple = (0.0, 0.2)  # cycles over the views
     mask_p: float = 0.1  # saliency masking of a large view [ReLICv2]
+    interpolation: str = "bilinear"  # of crops: "bilinear", or "bicubic" [BYOL]; antialiased
     # networks
-    backbone: str = "resnet18"  # "resnet18" or "narrow"
-    width: int = 64  # channels of the first stage, 8 or more
-    stem_stride: int = 1
+    backbone: str = "resnet18"  # "narrow" (3 blocks), "resnet18", "resnet50" or "resnet200"
+    width: int = 64  # channels of the first stage, 8 or more; 128 is "2x"
+    stem: str = "cifar"  # 3x3 and no pooling, or "imagenet": 7x7, stride 2, max-pooling
+    stem_stride: int = 1  # of the cifar stem
+    sk: bool = False  # selective kernels, with the stem and shortcuts of ResNet-D [SimCLRv2]
     projector_hidden: int = 4096  # [BYOL; sizes not in the paper]
     predictor_hidden: int = 4096
     embedding_dim: int = 256  # D
@@ -75,6 +78,9 @@ class Config:
     device: str = "auto"  # "auto": cuda, then mps, then cpu
     precision: str = "auto"  # "auto": bf16 autocast where the hardware has it; "bf16", "fp32", "fp64"
     knn_chunk_mb: float = 256.0  # ceiling of the k-NN's similarity matrix; above 16 it is 16
+    microbatches: int = 1  # above 1, networks see a batch in so many parts, each computed again for its gradient
+    recompute: bool = False  # keep only the inputs of the encoder's blocks, compute them again for the gradient
+    compile: bool = False  # torch.compile the networks
 
     def __post_init__(self):
         for field in dataclasses.fields(self):  # JSON and YAML know lists, not tuples
@@ -100,7 +106,9 @@ class Config:
 
 
 _CHOICES = {
-    "backbone": ("resnet18", "narrow"),
+    "backbone": ("narrow", "resnet18", "resnet50", "resnet200"),
+    "interpolation": ("bilinear", "bicubic"),
+    "stem": ("cifar", "imagenet"),
     "detach": ("argument", "entropy"),
     "gamma_schedule": ("constant", "cosine"),
     "optimizer": ("lars", "sgd", "adamw"),
@@ -121,6 +129,7 @@ _LIMITS = {  # field: least, most; generous, but a slip of the hand or a lying f
     "semantic_positives": (0, 1000), "batch_size": (2, 2**20), "epochs": (1, 10**6), "warmup_epochs": (0, 10**6),
     "width": (8, 4096),  # under 8 oneDNN's gradient of a strided 1x1 convolution is wrong on AVX2 (its issue 6035)
     "blur_sigma": (0, 100), "ratio": (0, 100), "tau": (0, 1e6), "knn_chunk_mb": (0, 2**20),
+    "microbatches": (1, 2**20),
 }  # fmt: skip
 
 
