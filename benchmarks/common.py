@@ -9,7 +9,7 @@ from torch import Tensor
 from semppl_mini import Data, SemPPL, load_data
 from semppl_mini.data import data_dir
 from semppl_mini.device import autocast_of
-from semppl_mini.train import Trainer, epoch_order
+from semppl_mini.train import Trainer
 
 
 @functools.cache
@@ -26,7 +26,6 @@ class Stepper:
         self.config, self.done = config, 0
         self.trainer = Trainer(config, data.train, SemPPL(config, len(data.classes)))
         self.method = self.trainer.method.train()
-        self.order = epoch_order(config, data.train.labels, 0)
         self.gradient = torch.randn(config.batch_size, config.embedding_dim) / config.batch_size
         queue = self.method.queue
         queue.keys.copy_(F.normalize(torch.randn(queue.keys.shape), dim=-1))
@@ -34,11 +33,11 @@ class Stepper:
         queue.ids.copy_(torch.arange(config.queue) + len(data.train))
 
     def step(self) -> None:
-        self.trainer.step(self.done, self.order[self.done % len(self.order)])
+        self.trainer.step(self.done, self.trainer.source[self.done])
         self.done += 1
 
     def views(self) -> list[Tensor]:
-        return self.trainer.load(0, self.order[0])[0]
+        return self.trainer.load(self.trainer.source[0])[0]
 
     def bare(self, views: list[Tensor]) -> None:
         """Forward and backward of the online networks on all views, forward of the target's on large ones.

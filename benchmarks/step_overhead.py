@@ -28,9 +28,10 @@ def measure(rounds: int = 9) -> list[dict]:
 
 def compare(name: str, config, rounds: int) -> list[dict]:
     stepper = Stepper(config)
-    loaded = stepper.trainer.load(0, stepper.order[0])  # views, batch, true classes
+    prepared = stepper.trainer.source[0]
+    loaded = stepper.trainer.load(prepared)  # views, batch, true classes
     views, ready = loaded[0], copy.copy(stepper.trainer)
-    ready.load = lambda step, index: loaded
+    ready.load = lambda prepared: loaded
 
     def bare():
         stepper.bare(views)
@@ -40,7 +41,7 @@ def compare(name: str, config, rounds: int) -> list[dict]:
         stepper.update()
 
     tasks = {"full step": stepper.step, "bare": bare, "bare + update": bare_and_update}
-    tasks |= {"views": stepper.views, "step, ready views": lambda: ready.step(0, stepper.order[0])}
+    tasks |= {"views": stepper.views, "step, ready views": lambda: ready.step(0, prepared)}
     seconds, B = by_turns(tasks, rounds), config.batch_size
     return [
         row(f"{name}: step / bare passes", seconds, "full step", "bare", 0.90, B),

@@ -6,6 +6,7 @@ import sys
 
 import torch
 
+from . import world
 from .interrupt import Interrupted
 
 EXPECTED = (ValueError, OSError, ArithmeticError, MemoryError, torch.OutOfMemoryError)
@@ -14,8 +15,8 @@ EXPECTED = (ValueError, OSError, ArithmeticError, MemoryError, torch.OutOfMemory
 class Parser(argparse.ArgumentParser):
     """Says what is wrong with the arguments in one line and ends with status 2."""
 
-    def __init__(self, doc: str):
-        super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    def __init__(self, doc: str, epilog: str = ""):
+        super().__init__(description=doc, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def error(self, message: str):
         self.exit(2, f"{self.prog}: {message} (see --help).\n")
@@ -50,3 +51,7 @@ def command(main, name: str) -> None:
         sys.exit(130)
     except EXPECTED as error:
         sys.exit(f"{name}: {error}")
+    except RuntimeError as error:
+        if world.size() == 1 or "onnection" not in str(error):
+            raise
+        sys.exit(f"{name}: process {world.rank()} has lost another one, whose own message says why.")

@@ -75,7 +75,7 @@ class Config:
     warmup_epochs: float = 10  # [paper], then cosine to 0
     seed: int = 0
     # computing
-    device: str = "auto"  # "auto": cuda, then mps, then cpu
+    device: str = "auto"  # "auto": xla where torch_xla is in use, else cuda, mps, cpu
     precision: str = "auto"  # "auto": bf16 autocast where the hardware has it; "bf16", "fp32", "fp64"
     knn_chunk_mb: float = 256.0  # ceiling of the k-NN's similarity matrix; above 16 it is 16
     microbatches: int = 1  # above 1, networks see a batch in so many parts, each computed again for its gradient

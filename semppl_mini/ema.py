@@ -23,4 +23,7 @@ def gamma_at(gamma: float, schedule: str, progress: float) -> float:
 @torch.no_grad()
 def ema_update(target: nn.Module, online: nn.Module, gamma: float) -> None:
     """Move target's parameters towards online's, in place. The two modules have the same structure."""
-    torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), 1 - gamma)
+    weight = torch.tensor(1 - gamma, dtype=torch.float64)  # a tensor: XLA would compile anew for 0 and 1
+    weight = weight.to(next(target.parameters()))
+    for xi, theta in zip(target.parameters(), online.parameters(), strict=True):
+        xi.lerp_(theta, weight)

@@ -22,6 +22,12 @@ class LARS(torch.optim.Optimizer):
                 raise ValueError(f"LARS: {name} = {defaults[name]} is negative; give a value of 0 or more.")
         super().__init__(params, defaults)
 
+    def add_param_group(self, group: dict) -> None:
+        """Momentum is there from the start, so that the first step is like every other."""
+        super().add_param_group(group)
+        for w in self.param_groups[-1]["params"]:
+            self.state[w]["momentum"] = torch.zeros_like(w)
+
     @torch.no_grad()
     def step(self, closure=None):
         """One update of every parameter that has a gradient. A closure is evaluated first, its loss returned."""
@@ -30,21 +36,20 @@ class LARS(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
+            lr = torch.tensor(group["lr"], dtype=torch.float64)  # a tensor: XLA would compile anew for 0 and 1
+            lr = lr.to(group["params"][0]) if group["params"] else lr
             for w in group["params"]:  # one after the other: on a CPU each stays in the cache for its whole update
                 if w.grad is not None:
-                    self._update(w, group)
+                    self._update(w, group, lr)
         return loss
 
-    def _update(self, w: Tensor, group: dict) -> None:
+    def _update(self, w: Tensor, group: dict, lr: Tensor) -> None:
         u, trust = w.grad, torch.ones((), dtype=w.dtype, device=w.device)
         if not group["exclude"]:
             u = u.add(w, alpha=group["weight_decay"])
             trust = trust_ratio(w, u, group["eta"])
-        state = self.state[w]
-        if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(w)
-        v = state["momentum"].mul_(group["momentum"]).addcmul_(u, trust)
-        w.add_(v, alpha=-group["lr"])
+        v = self.state[w]["momentum"].mul_(group["momentum"]).addcmul_(u, trust)
+        w.addcmul_(v, lr, value=-1)
 
 
 def trust_ratio(w: Tensor, u: Tensor, eta: float) -> Tensor:

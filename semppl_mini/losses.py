@@ -18,6 +18,8 @@ N negatives, R semantic positives.
 import torch
 from torch import Tensor
 
+from . import world
+
 
 def draw_negatives(batch: int, n: int, generator: torch.Generator) -> Tensor:
     """N(m) for every row m: n distinct other rows of the batch, (B, N).
@@ -31,18 +33,22 @@ def draw_negatives(batch: int, n: int, generator: torch.Generator) -> Tensor:
     return (torch.arange(batch)[:, None] + shifts) % batch
 
 
-def logits(o: Tensor, t: Tensor, negatives: Tensor, tau: float, ids: Tensor | None = None) -> Tensor:
-    """o (I, B, D), t (J, B, D), negatives (B, N), ids (B,) of the images -> (I, J, B, 1 + N), the positive first.
+def logits(
+    o: Tensor, t: Tensor, negatives: Tensor, tau: float, ids: Tensor | None = None, first: int = 0
+) -> Tensor:
+    """o (I, b, D), t (J, B, D), negatives (b, N), ids (B,) of the images -> (I, J, b, 1 + N), the positive first.
 
-    Needs B x B similarities a pair of views; a negative with the row's own id gets a logit that weighs nothing.
+    The b rows of o and negatives are rows first, first + 1, ... of the B in t and ids (of several processes each has
+    its own; alone b = B). Needs b x B similarities a pair of views; a negative with the row's own id gets a logit
+    that weighs nothing.
     """
-    row = torch.arange(len(negatives), device=negatives.device)[:, None]
-    candidates = torch.cat([row, negatives], 1)  # (B, 1 + N)
-    similarity = torch.einsum("ibd,jnd->ijbn", o, t)  # (I, J, B, B)
+    row = torch.arange(first, first + len(negatives), device=negatives.device)[:, None]
+    candidates = torch.cat([row, negatives], 1)  # (b, 1 + N)
+    similarity = torch.einsum("ibd,jnd->ijbn", o, t)  # (I, J, b, B)
     a = similarity.gather(-1, candidates.expand(*similarity.shape[:3], -1)) / tau
     if ids is None:
         return a
-    own = (ids[candidates] == ids[:, None]) & (candidates != row)  # (B, 1 + N)
+    own = (ids[candidates] == ids[row]) & (candidates != row)  # (b, 1 + N)
     return a.masked_fill(own, -1e4)  # finite: 0 log 0 must be 0 in the KL
 
 
@@ -54,11 +60,14 @@ def semantic_logits(o: Tensor, z: Tensor, a: Tensor, tau: float) -> Tensor:
 
 
 def masked_mean(x: Tensor, valid: Tensor | None) -> Tensor:
-    """Mean of x over the entries where valid (broadcast to x) is true; exactly zero, never NaN, where none is."""
+    """Mean of x over the entries where valid (broadcast to x) is true; exactly zero, never NaN, where none is.
+
+    Of several processes, each gets its entries' part of the mean over all entries, times the number of processes.
+    """
     if valid is None:
         return x.mean()
     w = valid.expand_as(x).to(x.dtype)
-    return (torch.where(w > 0, x, 0) * w).sum() / w.sum().clamp(min=1)
+    return (torch.where(w > 0, x, 0) * w).sum() / world.mean(w.sum()).clamp(min=1 / world.size())
 
 
 def nce(a: Tensor, valid: Tensor | None = None) -> Tensor:

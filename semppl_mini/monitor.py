@@ -15,6 +15,8 @@ The shares are kept as (numerator, denominator), so that an epoch's figure is ov
 import torch
 from torch import Tensor
 
+from . import world
+
 COLLAPSED = 0.05  # embedding_std below which a warning is logged [ours]
 Counts = dict[str, tuple[Tensor, Tensor]]
 
@@ -22,18 +24,22 @@ Counts = dict[str, tuple[Tensor, Tensor]]
 @torch.no_grad()
 def embedding_std(o: Tensor) -> Tensor:
     """Online predictions o (views, B, D), normalised -> root mean variance over B, times sqrt(D), a 0-d tensor."""
-    return (o.var(1, correction=0).mean() * o.shape[2]).sqrt()
+    variance = (o - world.mean(o.mean(1, keepdim=True))).square().mean(1)  # (views, D)
+    return (world.mean(variance).mean() * o.shape[2]).sqrt()
 
 
 @torch.no_grad()
 def count(seen: dict, labels: Tensor, truth: Tensor) -> Counts:
-    """seen from `SemPPL.forward`; visible labels and true classes (B,) -> {name: (numerator, denominator)}."""
+    """seen from `SemPPL.forward`; visible labels and true classes (B,) -> {name: (numerator, denominator)}.
+
+    Of several processes each gives its rows, and all get the sums.
+    """
     unlabelled = labels < 0
     voted = seen["voted"]
     rows = unlabelled & (voted >= 0)
     agree = (seen["votes"] == voted[:, None]).float().mean(1)
     other = ~seen["own"]
-    same = other & (truth[seen["negatives"]] == truth[:, None])
+    same = other & (world.gather(truth)[seen["negatives"]] == truth[:, None])
     counts = {
         "pseudo_label_accuracy": ((rows & (voted == truth)).sum(), rows.sum()),
         "coverage": (rows.sum(), unlabelled.sum()),
@@ -43,6 +49,7 @@ def count(seen: dict, labels: Tensor, truth: Tensor) -> Counts:
     if "valid" in seen:
         right = (seen["z_labels"] == truth[:, None]) & seen["valid"][:, None]
         counts["purity"] = (right.sum(), seen["valid"].sum() * right.shape[1])
+    world.total([part for both in counts.values() for part in both])
     return counts
 
 

@@ -13,6 +13,16 @@ from torch import Tensor
 _IDS = 1 << 40  # ids stay below this, so label * _IDS + id sorts by label, then id
 
 
+def first_at_least(key: Tensor, value: Tensor) -> Tensor:
+    """torch.searchsorted(key, value), written out, since XLA does not have it: binary search, all values at once."""
+    low, high = torch.zeros_like(value), torch.full_like(value, len(key))
+    for _ in range(len(key).bit_length()):
+        middle = (low + high) // 2
+        right = (low < high) & (key[middle.clamp(max=len(key) - 1)] < value)
+        low, high = torch.where(right, middle + 1, low), torch.where(right, high, middle)
+    return low
+
+
 @torch.no_grad()
 def draw_positives(
     queue_labels: Tensor, queue_ids: Tensor, y_bar: Tensor, ids: Tensor, u: Tensor, exclude_self: bool
@@ -26,16 +36,11 @@ def draw_positives(
     key, order = (queue_labels * _IDS + queue_ids).sort(stable=True)  # (Q,), empty slots first
     c = y_bar.clamp(min=0)
 
-    def where(value: Tensor) -> Tensor:  # first position in the sorted queue with key >= value
-        return torch.searchsorted(key, value)
-
-    start = where(c * _IDS)  # (B,)
-    n = where((c + 1) * _IDS) - start
-    own, n_own = start, torch.zeros_like(n)
-    if exclude_self:
-        own = where(c * _IDS + ids)
-        n_own = where(c * _IDS + ids + 1) - own
-    n = n - n_own
+    mine = c * _IDS + ids if exclude_self else c * _IDS  # the own image's run; an empty run at the start if not
+    ends = torch.stack([c * _IDS, (c + 1) * _IDS, mine, mine + 1 if exclude_self else mine])
+    start, end, own, own_end = first_at_least(key, ends)  # each (B,)
+    n_own = own_end - own
+    n = end - start - n_own
     draw = torch.minimum((u * n[:, None]).long(), (n - 1).clamp(min=0)[:, None])  # (B, R) in [0, n)
     position = start[:, None] + draw
     position = torch.where(position >= own[:, None], position + n_own[:, None], position)  # skip the own run

@@ -89,9 +89,11 @@ def digits() -> Config:
     )
 
 
+NAMES = ("digits", "cifar10", "cifar10_cpu", "cifar100")
+
+
 def named(name: str) -> Config:
     """The preset of that name; an unknown one raises ValueError."""
-    presets = {"digits": digits, "cifar10": cifar10, "cifar10_cpu": cifar10_cpu, "cifar100": cifar100}
-    if name not in presets:
-        raise ValueError(f"There is no preset {name!r}; choose one of {', '.join(presets)}.")
-    return presets[name]()
+    if name not in NAMES:
+        raise ValueError(f"There is no preset {name!r}; choose one of {', '.join(NAMES)}.")
+    return globals()[name]()

@@ -48,7 +48,7 @@ class LabelledQueue(nn.Module):
     def enqueue(self, t: Tensor, y: Tensor, ids: Tensor) -> None:
         """Write the labelled rows (y >= 0) of t (L, B, D), y (B,), ids (B,) over the oldest entries."""
         labelled = y >= 0
-        rank = labelled.cumsum(0) - 1  # 0, 1, 2, ... along the labelled rows
+        rank = labelled.long().cumsum(0) - 1  # 0, 1, 2, ... along the labelled rows
         n = labelled.sum()
         kept = labelled & (rank >= n - self.capacity)
         slot = torch.where(kept, (self.pointer + rank) % self.capacity, self.capacity)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from . import checkpoint
+from . import checkpoint, world
 from .config import Config
 from .semppl import SemPPL
 
@@ -60,9 +60,10 @@ class Keeper:
         kept = {"data": run.data, "images": images, "weights": weights, "classes": run.method.num_classes}
         self.same = {**kept, **run.config.to_dict()}
         self.log, self.saved, self.software = None, None, {"device": str(trainer.device), **software()}
+        self.writes = run.folder is not None and world.rank() == 0  # of several processes only the first
 
     def __enter__(self) -> "Keeper":
-        if self.run.folder:
+        if self.writes:
             checkpoint.make_folder(self.run.folder)
             self.log = open(self.run.folder / "log.jsonl", "ab")
             try:
@@ -93,15 +94,15 @@ class Keeper:
         run = self.run
         position = {"epoch": len(run.history), "step": self.step}
         return {
-            "config": run.config.to_dict(), "position": position,
-            "method": run.method.state_dict(), "optimizer": self.trainer.optimizer.state_dict(),
-            "history": run.history, "steps": run.steps, "log": self.log.tell() if self.log else 0,
+            "config": run.config.to_dict(), "position": position, "method": on_cpu(run.method.state_dict()),
+            "optimizer": on_cpu(self.trainer.optimizer.state_dict()),
+            "history": run.history, "steps": on_cpu(run.steps), "log": self.log.tell() if self.log else 0,
             "software": self.software, **{name: self.same[name] for name in FIXED},
         }  # fmt: skip
 
     def save(self) -> None:
         """One more checkpoint; the oldest goes. Without a folder nothing is kept."""
-        if self.run.folder:
+        if self.writes:
             os.fsync(self.log.fileno())  # the checkpoint knows how long the log is
             self.saved = checkpoint.path_of(self.run.folder, self.step)
             checkpoint.save(self.saved, self.state())
@@ -114,12 +115,13 @@ class Keeper:
                 raise ValueError("This run cannot be resumed; give one that was stopped, without a folder of its own.")
             self._restore("The run to resume", copy.deepcopy(earlier.state))
         elif self.run.folder:
-            path, state = checkpoint.newest(self.run.folder, self.trainer.device) or (None, None)
-            if path:
-                self._restore(path, state)
-                self.saved = path
-            self._cut_log(state["log"] if path else 0)
-            checkpoint.tidy(self.run.folder, path, self.keep_last)
+            path, state = (checkpoint.newest(self.run.folder) if self.writes else None) or (None, None)
+            self.saved = world.tell(path)  # the others read the file that the first has found whole
+            if self.saved:
+                self._restore(self.saved, state or checkpoint.load(self.saved))
+            if self.writes:
+                self._cut_log(state["log"] if path else 0)
+                checkpoint.tidy(self.run.folder, path, self.keep_last)
 
     def _restore(self, path, state: dict) -> None:
         _check(path, state)
@@ -158,6 +160,15 @@ class Keeper:
             self.run.state = self.state()
             how = "nothing is on disk; fit(..., resume=run) goes on, a folder would keep it"
         return f"Stopped after step {self.step} of {end}: {how}."
+
+
+def on_cpu(state):
+    """The same tree of dicts and lists with its tensors on the CPU, so that any device can read a checkpoint."""
+    if isinstance(state, dict):
+        return type(state)((name, on_cpu(value)) for name, value in state.items())
+    if isinstance(state, (list, tuple)):
+        return type(state)(map(on_cpu, state))
+    return state.cpu() if isinstance(state, torch.Tensor) else state
 
 
 # ---- reading what other runs left ---------------------------------------------------------------------------------

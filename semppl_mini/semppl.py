@@ -7,7 +7,8 @@
 
 `SemPPL.forward` is the whole training step but for the optimizer; read it beside the paper's listing 1. The order
 "enqueue, then vote" is unspecified; it is harmless, since labelled rows keep their label and, with exclude_self, no
-image draws itself. Shapes: L, V views, B batch, D embedding width, Q capacity, R semantic positives, N negatives.
+image draws itself. Of several processes each has its own rows of o and the global batch's t; the queues are the same on
+all (`world`). Shapes: L, V views, B batch, D embedding width, Q capacity, R semantic positives, N negatives.
 """
 
 import copy
@@ -17,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import losses
+from . import losses, world
 from .device import at_least_float, autocast_of
 from .ema import ema_update, gamma_at
 from .networks import networks
@@ -87,18 +88,17 @@ class SemPPL(nn.Module):
         """Views (L + V) x (B, 3, S, S), large first -> the loss, and what the step saw, for the monitor."""
         cfg, L = self.config, self.config.large_views
         o = torch.stack([self.predict(x) for x in views])  # (L + V, B, D)
-        t = torch.stack([self.project(x) for x in views[:L]])  # (L, B, D)
 
         # The queues take the labelled rows; every image then gets a pseudo-label, labelled ones their own.
-        self.queue.enqueue(t, batch.labels, batch.ids)
+        t, ids = self.remember(views, batch)  # (L, B, D), (B,)
         voted, votes = self.vote(o[:L])  # (B,), (B, L * L)
         y_bar = torch.where(batch.labels >= 0, batch.labels, voted if batch.oracle is None else batch.oracle)
 
         # Augmentation positives: the image's own target views against N other images.
-        a = losses.logits(o, t, draws.negatives, cfg.tau, batch.ids)  # (L + V, L, B, 1 + N)
+        a = losses.logits(o, t, draws.negatives, cfg.tau, ids, world.rows(len(ids)).start)  # (L + V, L, B, 1 + N)
         terms = {"L_augm": losses.nce(a), "I_augm": losses.invariance(a[:L], detach=cfg.detach)}
         seen = {"o": o.detach(), "voted": voted, "votes": votes, "y_bar": y_bar, "negatives": draws.negatives}
-        seen["own"] = batch.ids[draws.negatives] == batch.ids[:, None]  # (B, N), no negatives
+        seen["own"] = ids[draws.negatives] == batch.ids[:, None]  # (B, N), no negatives
         if cfg.semantic_positives == 0:
             return cfg.c * terms["L_augm"] + cfg.lam * terms["I_augm"], {"terms": terms, **seen}
 
@@ -111,6 +111,14 @@ class SemPPL(nn.Module):
         loss = cfg.c * (terms["L_augm"] + cfg.alpha * terms["L_sempos"])
         loss = loss + cfg.lam * (terms["I_augm"] + terms["I_sempos"])
         return loss, {"terms": terms, **seen, "z_labels": self.queue.labels[slot], "valid": valid}
+
+    @torch.no_grad()
+    def remember(self, views: list[Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+        """Write the labelled images of all processes into the queues -> t (L, B, D), ids (B,) of the global batch."""
+        t = torch.stack([self.project(x) for x in views[: self.config.large_views]])
+        t, labels, ids = world.gather(t, 1), world.gather(batch.labels), world.gather(batch.ids)
+        self.queue.enqueue(t, labels, ids)
+        return t, ids
 
     def vote(self, o: Tensor) -> tuple[Tensor, Tensor]:
         """Pseudo-labels of online predictions o (L, B, D): y_bar (B,), votes (B, L * L), or (B, voting_views ** 2)."""

@@ -9,16 +9,18 @@ import math
 import time
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from . import checkpoint, monitor
+from . import checkpoint, monitor, world
 from .config import Config
 from .data import Data, ImageSet, label_count
 from .device import device_of
-from .interrupt import Listen, stop
+from .interrupt import Listen, deaf, stop
 from .lars import LARS, param_groups
 from .rng import ORDER, VIEWS, generator
 from .runs import Keeper, Run, start_from
@@ -88,63 +90,115 @@ def make_optimizer(config, module) -> torch.optim.Optimizer:
 # ---- one step, one epoch, one run ---------------------------------------------------------------------------------
 
 
+class Prepared(NamedTuple):
+    """This process's rows of a step, on the CPU: images, the parameters of their views, the method's draws."""
+
+    images: ImageSet
+    views: list[dict]
+    draws: Draws
+
+
+class Steps(torch.utils.data.Dataset):
+    """The CPU's part of a run: item i is what this process needs of step i, a function of (config, images, i)."""
+
+    def __init__(self, config: Config, train: ImageSet):
+        self.config, self.train, self.epoch = config, train, None
+        self.own = world.rows(config.batch_size)
+        self.each = steps_per_epoch(config, len(train))  # steps an epoch
+
+    def __getitem__(self, step: int) -> Prepared:
+        epoch, i = divmod(step, self.each)
+        if self.epoch != epoch:
+            self.epoch, self.order = epoch, epoch_order(self.config, self.train.labels, epoch)
+        return self.prepare(step, self.order[i])
+
+    def prepare(self, step: int, index: Tensor) -> Prepared:
+        """The images `index` (B,) of the global batch: all draws are made for all of them, then cut to our rows."""
+        height, width = self.train.images.shape[2:]
+        views = draw_views(self.config, len(index), generator(self.config.seed, step, VIEWS), height, width)
+        views = [{name: value[self.own] for name, value in draw.items()} for draw in views]
+        draws = Draws(*(drawn[self.own] for drawn in draw_step(self.config, step)))
+        return Prepared(self.train.take(index[self.own]), views, draws)
+
+    def loader(self, first: int, last: int, workers: int = 0):
+        """Steps first to last - 1 in order, prepared ahead in so many worker processes; 0: here, when asked for."""
+        if workers == 0:
+            return map(self.__getitem__, range(first, last))
+        more = {"num_workers": workers, "worker_init_fn": deaf, "generator": torch.Generator()}
+        return iter(DataLoader(self, batch_size=None, sampler=range(first, last), **more))
+
+
 class Trainer:
     """What a step needs and a checkpoint keeps: the method, the optimizer, the training images."""
 
     def __init__(self, config: Config, train: ImageSet, method: SemPPL):
-        self.config, self.train = config, train
+        self.config, self.train, self.source = config, train, Steps(config, train)
         self.device = device_of(config)
         self.method = method.to(self.device, torch.float64 if config.precision == "fp64" else None)
-        self.method.to(memory_format=torch.channels_last)
+        if self.device.type != "xla":  # which chooses memory layouts itself
+            self.method.to(memory_format=torch.channels_last)
+        world.share_batch_norm(self.method)
         self.optimizer = make_optimizer(config, method.online)
-        self.steps = steps_per_epoch(config, len(train))
+        self.steps = self.source.each
 
-    def load(self, step: int, index: Tensor) -> tuple[list[Tensor], Batch, Tensor]:
-        """Views, batch and (for the monitor alone) true classes of the images of a step."""
-        config, images = self.config, self.train.take(index)
-        height, width = images.images.shape[2:]
-        draws = draw_views(config, len(index), generator(config.seed, step, VIEWS), height, width)
-        masks = None if images.masks is None else images.masks.to(self.device)
-        views = make_views(images.images.to(self.device), draws, config, masks)
-        if config.precision == "fp64":
+    def load(self, ready: Prepared) -> tuple[list[Tensor], Batch, Tensor]:
+        """Views, batch and (for the monitor alone) true classes of a step, on the device."""
+        images = ready.images
+        draws = [{name: self._place(value) for name, value in draw.items()} for draw in ready.views]
+        masks = None if images.masks is None else self._place(images.masks)
+        views = make_views(self._place(images.images), draws, self.config, masks)
+        if self.config.precision == "fp64":
             views = [view.double() for view in views]
-        labels, ids, truth = (x.to(self.device) for x in (images.labels, images.ids, images.truth))
-        return views, Batch(labels, ids, truth if config.oracle else None), truth
+        labels, ids, truth = (self._place(x) for x in (images.labels, images.ids, images.truth))
+        return views, Batch(labels, ids, truth if self.config.oracle else None), truth
 
-    def step(self, step: int, index: Tensor, learn: bool = True) -> dict:
-        """One training step on the images `index` (B,): its loss terms, counts and times."""
-        start = time.perf_counter()
-        views, batch, truth = self.load(step, index)
-        draws = Draws(*(x.to(self.device) for x in draw_step(self.config, step)))
+    def _place(self, x: Tensor) -> Tensor:
+        return world.place(x, self.device)
+
+    def step(self, step: int, ready: Prepared, learn: bool = True, start: float | None = None) -> dict:
+        """One training step: the global batch's loss terms, counts, and the times since `start`."""
+        start = time.perf_counter() if start is None else start
+        views, batch, truth = self.load(ready)
+        draws = Draws(*map(self._place, ready.draws))
         loaded = time.perf_counter()
         with torch.set_grad_enabled(learn):
             loss, seen = self.method(views, batch, draws)
         terms = {"loss": loss, **seen["terms"], "embedding_std": monitor.embedding_std(seen["o"])}
-        terms = {name: float(value.detach()) for name, value in terms.items()}
+        terms = {name: value.detach().clone() for name, value in terms.items()}
+        counts = monitor.count(seen, batch.labels, truth)
         lr = lr_at(self.config, step / self.steps) if learn else 0.0
         if learn:
-            _finite(terms, "the term ")
-            for group in self.optimizer.param_groups:
-                group["lr"] = lr
-            progress = (step + 1) / (self.steps * self.config.epochs)
-            self.method.before_step(progress)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            gradients = {name: p.grad for name, p in self.method.online.named_parameters() if p.grad is not None}
-            _finite(gradients, "the gradient of ")
-            self.optimizer.step()
-            self.method.after_step(progress)
+            self._learn(loss, terms, lr, (step + 1) / (self.steps * self.config.epochs))
+        else:
+            world.average(list(terms.values()))
+        world.run_pending(self.device)
+        terms = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
         times = {"data": loaded - start, "all": time.perf_counter() - start}
-        return {"terms": terms, "lr": lr, "counts": monitor.count(seen, batch.labels, truth), "times": times}
+        return {"terms": terms, "lr": lr, "counts": counts, "times": times}
+
+    def _learn(self, loss: Tensor, terms: dict, lr: float, progress: float) -> None:
+        """Gradients of the global batch, a step of the optimizer, a move of the target; nothing if not finite."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        gradients = {name: p.grad for name, p in self.method.online.named_parameters() if p.grad is not None}
+        world.average([*gradients.values(), *terms.values()])
+        sums = {f"the term {name}": value for name, value in terms.items()}
+        sums["the term loss"] = sums.pop("the term loss")  # named only if it is alone
+        _finite(sums | {f"the gradient of {name}": g.sum() for name, g in gradients.items()}, self.device)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.method.before_step(progress)
+        self.optimizer.step()
+        self.method.after_step(progress)
 
 
-def _finite(values: dict, what: str) -> None:
-    """FloatingPointError names the first of these numbers or tensors that is not finite; the loss only if alone."""
-    sums = torch.stack([torch.as_tensor(value).sum() for value in values.values()])
-    if not bool(sums.isfinite().all()):
-        broken = {name: float(value) for name, value in zip(values, sums, strict=True) if not value.isfinite()}
-        name = next((name for name in broken if name != "loss"), "loss")
-        raise FloatingPointError(f"{what}{name} is {broken[name]}")
+def _finite(sums: dict, device: torch.device) -> None:
+    """FloatingPointError names the first of these numbers, 0-d tensors, that is not finite."""
+    every = torch.stack(list(sums.values()))
+    world.run_pending(device)
+    if not bool(every.isfinite().all()):
+        i = every.isfinite().tolist().index(False)
+        raise FloatingPointError(f"{list(sums)[i]} is {float(every[i])}")
 
 
 def _record(epoch: int, steps: list[dict], batch_size: int) -> dict:
@@ -158,24 +212,20 @@ def _record(epoch: int, steps: list[dict], batch_size: int) -> dict:
 
 def untrained_record(trainer: Trainer, measured: int = 8) -> dict:
     """Epoch 0: what the untrained network's votes are worth once its queues are full. Trains nothing."""
-    probe = copy.copy(trainer)
+    probe, B = copy.copy(trainer), trainer.config.batch_size
     probe.method = copy.deepcopy(trainer.method)
     order = epoch_order(trainer.config, trainer.train.labels, 0)
-    labelled = order[trainer.train.labels[order] >= 0]
-    queue = probe.method.queue
-    for index in labelled[: queue.capacity].split(trainer.config.batch_size):  # only targets enter the queue
-        if len(index) == 1:  # no batch for a batch norm
-            break
-        views, batch, _ = probe.load(0, index)
-        t = torch.stack([probe.method.project(x) for x in views[: trainer.config.large_views]])
-        queue.enqueue(t, batch.labels, batch.ids)
-    steps = [probe.step(i, order[i], learn=False) for i in range(min(measured, len(order)))]
-    return _record(0, steps, trainer.config.batch_size)
+    labelled = order[trainer.train.labels[order] >= 0][: probe.method.queue.capacity]
+    if n := len(labelled):
+        for index in labelled[torch.arange(-(-n // B) * B) % n].split(B):  # whole batches, so the last begins again
+            probe.method.remember(*probe.load(probe.source.prepare(0, index))[:2])
+    steps = [probe.step(i, probe.source[i], learn=False) for i in range(min(measured, trainer.steps))]
+    return _record(0, steps, B)
 
 
 def fit(
     config: Config, data: Data, folder=None, callbacks=(), progress: bool = True, *, save_every: int | None = None,
-    keep_last: int = 2, weights=None, resume: Run | None = None,
+    keep_last: int = 2, weights=None, resume: Run | None = None, workers: int = 0, steps: int | None = None,
 ) -> Run:
     """Train SemPPL on data.train and return the run.
 
@@ -183,61 +233,73 @@ def fit(
     every epoch, and every `save_every` steps) and, at the end, encoder.pt, the bare encoder's state_dict; None keeps
     nothing. A folder with a checkpoint is resumed. resume: go on with a run without a folder that was stopped.
     weights: start from the networks of the run in this folder or checkpoint file, with all else new. callbacks:
-    functions of (run, record), called after every epoch, 0 (untrained) included.
+    functions of (run, record), called after every epoch, 0 (untrained) included. workers: processes that prepare
+    images ahead. steps: go on to this step of the run and no further now; schedules are those of the whole run.
+
+    Started by torchrun, after `world.start()`, the processes share every batch, and process 0 alone logs, saves and
+    calls back: the run is the same run, and another number of processes can go on with it.
 
     Ctrl-C or SIGTERM end the step, save, and raise Interrupted (a notebook's stop button returns the run instead).
     ValueError: the folder's config, images or weights differ, or config.labels is not what data.train has.
     FloatingPointError: a loss or gradient is not finite; weights and target are then still those before the step.
     """
-    _check(config, data, save_every, keep_last, folder, resume)
+    _check(config, data, folder, resume, save_every=save_every, keep_last=keep_last, workers=workers, steps=steps)
     method = SemPPL(config, len(data.classes))
     start = start_from(weights, method) if weights is not None else ""
     trainer = Trainer(config, data.train, method)
     run = Run(config, method, [], None if folder is None else Path(folder), data.provenance)
     name = "SemPPL" if config.semantic_positives else "augmentation-only"
-    hidden = {} if progress else {"disable": True}  # without the key, tqdm minds TQDM_DISABLE
+    hidden = {} if progress and world.rank() == 0 else {"disable": True}  # without the key, tqdm minds TQDM_DISABLE
     bar = tqdm(total=config.epochs * trainer.steps, desc=name + " ORACLE" * config.oracle, **hidden)
     with bar, Keeper(run, trainer, keep_last, data.train.digest(), start) as keeper, Listen() as asked:
         keeper.resume(resume)
         bar.update(keeper.step)
         if not run.history:
             _finish_epoch(run, untrained_record(trainer), keeper, callbacks)
-        for epoch in range(len(run.history), config.epochs + 1):
-            order = epoch_order(config, data.train.labels, epoch - 1)
-            for i in range(len(run.steps), trainer.steps):
-                run.steps.append(_step(trainer, keeper, order[i]))
+        last = min(bar.total, steps or bar.total)
+        batches = trainer.source.loader(keeper.step, last, workers)
+        while not run.finished and (keeper.step < last or len(run.steps) == trainer.steps):
+            for _ in range(min(trainer.steps - len(run.steps), last - keeper.step)):
+                run.steps.append(_step(trainer, keeper, batches))
                 bar.update()
-                due = save_every and keeper.step % save_every == 0 and i + 1 < trainer.steps  # an epoch's end saves
-                if asked.signal or due:
+                signal = world.largest(asked.signal or 0, trainer.device)
+                due = save_every and keeper.step % save_every == 0 and len(run.steps) < trainer.steps
+                if signal or due:  # an epoch's end saves
                     keeper.save()
-                if asked.signal:
-                    return stop(run, asked.signal, keeper.stopped())
-            record = _record(epoch, run.steps, config.batch_size)
-            accuracy = record["pseudo_label_accuracy"]
-            bar.set_postfix(epoch=epoch, loss=f"{record['loss']:.3f}", pseudo=f"{accuracy or 0:.1%}")
-            _finish_epoch(run, record, keeper, callbacks)
-        if run.folder:
+                if signal:
+                    return stop(run, signal, keeper.stopped())
+            if len(run.steps) == trainer.steps:
+                record = _record(len(run.history), run.steps, config.batch_size)
+                accuracy = record["pseudo_label_accuracy"]
+                bar.set_postfix(epoch=record["epoch"], loss=f"{record['loss']:.3f}", pseudo=f"{accuracy or 0:.1%}")
+                _finish_epoch(run, record, keeper, callbacks)
+        if run.finished and keeper.writes:
             checkpoint.save(run.folder / "encoder.pt", method.encoder.state_dict())
-        return stop(run, asked.signal, keeper.stopped()) if asked.signal else run
+        elif not run.finished:
+            keeper.save()
+            keeper.stopped()
+        signal = world.largest(asked.signal or 0, trainer.device)
+        return stop(run, signal, keeper.stopped()) if signal else run
 
 
-def _check(config: Config, data: Data, save_every, keep_last, folder, resume) -> None:
+def _check(config: Config, data: Data, folder, resume, **whole) -> None:
     n, known = len(data.train), int((data.train.labels >= 0).sum())
     if config.labels is not None and known != (asked := label_count(config.labels, n)):
         of = f"config.labels = {config.labels} asks for {asked} of {n} images"
         raise ValueError(f"{of}, but {known} have a label; give load_data the same `labels`.")
-    for name, value in (("save_every", 1 if save_every is None else save_every), ("keep_last", keep_last)):
-        if type(value) is not int or value < 1:
-            raise ValueError(f"{name} = {value!r} is no whole number above 0; give 1 or more.")
+    for name, value in whole.items():
+        least = 0 if name == "workers" else 1
+        if value is not None and (type(value) is not int or value < least):
+            raise ValueError(f"{name} = {value!r} is no whole number above {least - 1}; give {least} or more.")
     if folder is not None and resume is not None:
         raise ValueError(f"resume= is for runs without a folder; give fit folder={str(folder)!r} alone to go on there.")
 
 
-def _step(trainer: Trainer, keeper: Keeper, index: Tensor) -> dict:
+def _step(trainer: Trainer, keeper: Keeper, batches) -> dict:
     """The run's next step, logged; numbers that go wrong say where to look."""
-    step = keeper.step
+    step, start = keeper.step, time.perf_counter()
     try:
-        seen = trainer.step(step, index)
+        seen = trainer.step(step, next(batches), start=start)
     except FloatingPointError as error:
         place = f"look at {keeper.saved}" if keeper.saved else "no checkpoint was kept"
         where = f"Step {step} (epoch {step // trainer.steps + 1})"
@@ -257,5 +319,5 @@ def _finish_epoch(run: Run, record: dict, keeper: Keeper, callbacks) -> None:
         keeper.write({"warning": message})
         warnings.warn(f"{message}; all images embed alike: try a lower lr, or other gamma and lam.", stacklevel=3)
     keeper.save()
-    for callback in callbacks:
+    for callback in callbacks if world.rank() == 0 else ():
         callback(run, record)

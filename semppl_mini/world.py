@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .device import at_least_float
+
 _mesh = None  # of XLA devices, once `start_xla` has been called
 
 
@@ -94,3 +96,107 @@ def gather(x: Tensor, dim: int = 0) -> Tensor:
 def mean(x: Tensor) -> Tensor:
     """The mean of x over processes; differentiable."""
     return x if size() == 1 else _Sum.apply(x) / size()
+
+
+def total(tensors: list[Tensor]) -> None:
+    """Replace each tensor by its sum over processes, in one exchange of all of them."""
+    if size() > 1:
+        flat = torch.cat([t.flatten() for t in tensors])
+        dist.all_reduce(flat)
+        for t, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            t.copy_(part.view_as(t))
+
+
+def average(tensors: list[Tensor]) -> None:
+    """Replace each tensor by its mean over processes."""
+    if size() > 1:
+        total(tensors)
+        torch._foreach_div_(tensors, size())
+
+
+def largest(number: int, device) -> int:
+    """The largest of the processes' whole numbers."""
+    if size() == 1:
+        return number
+    every = torch.tensor(number, device=device)
+    dist.all_reduce(every, dist.ReduceOp.MAX)
+    return int(every)
+
+
+def tell(value):
+    """Process 0's value, on every process."""
+    box = [value]
+    if size() > 1:
+        dist.broadcast_object_list(box)
+    return box[0]
+
+
+# ---- batch norm over the global batch -------------------------------------------------------------------------------
+
+
+class BatchNorm(nn.modules.batchnorm._BatchNorm):
+    """y = (x - m) / sqrt(v + eps) w + b with mean m and variance v of each channel over the rows of all processes."""
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        pass
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        y, but_channels = at_least_float(x), [d for d in range(x.dim()) if d != 1]
+        m = mean(y.mean(but_channels, keepdim=True))
+        y = y - m
+        v = mean(y.square().mean(but_channels, keepdim=True))
+        with torch.no_grad():
+            n = x.numel() // x.shape[1] * size()
+            self.running_mean.lerp_(m.flatten().to(self.running_mean.dtype), self.momentum)
+            self.running_var.lerp_(v.flatten().to(self.running_var.dtype) * (n / (n - 1)), self.momentum)
+            self.num_batches_tracked += 1
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        return (y * ((v + self.eps).rsqrt() * self.weight.view(shape)) + self.bias.view(shape)).to(x.dtype)
+
+
+def share_batch_norm(module: nn.Module) -> nn.Module:
+    """The module with batch norms over the global batch: torch's on GPUs, ours on CPUs (torch's refuses them)."""
+    if size() == 1:
+        return module
+    if next(module.parameters()).is_cuda:
+        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.__class__ = BatchNorm  # same parameters, same buffers, another forward
+    return module
+
+
+# ---- XLA: one program, its rows spread over all devices (SPMD) ------------------------------------------------------
+
+
+def start_xla() -> torch.device:
+    """One program over all XLA devices of all hosts: batches are cut by rows, all else is replicated."""
+    import torch_xla.distributed.spmd as spmd
+    import torch_xla.runtime as runtime
+
+    global _mesh
+    runtime.use_spmd()
+    n = runtime.global_runtime_device_count()
+    _mesh = spmd.Mesh(list(range(n)), (n,), ("rows",))
+    return torch.device("xla")
+
+
+def place(x: Tensor, device: torch.device) -> Tensor:
+    """Rows of a batch, from the CPU to where this process computes; on XLA cut over the devices."""
+    if device.type != "xla":
+        return x.to(device, non_blocking=True)
+    import torch_xla.core.xla_model as xm
+    import torch_xla.distributed.spmd as spmd
+
+    cut = spmd.ShardingSpec(_mesh, ("rows",) + (None,) * (x.dim() - 1))
+    return xm.send_cpu_data_to_device([x], device, input_sharding=cut)[0]
+
+
+def run_pending(device: torch.device) -> None:
+    """XLA collects operations; run them now, as one graph. Elsewhere they have run."""
+    if device.type == "xla":
+        import torch_xla
+
+        torch_xla.sync()

@@ -469,10 +469,10 @@ def check_target_follows_step(device):
     """A training step moves the target by the EMA formula, towards the weights after the optimizer's step."""
     config = tiny(device=str(device), warmup_epochs=0)
     trainer = train.Trainer(config, tiny_data().train, SemPPL(config, 10))
-    trainer.step(0, torch.arange(16))  # before it, the target equals the online network
+    trainer.step(0, trainer.source.prepare(0, torch.arange(16)))  # before it, the target equals the online network
     target = [array(p) for p in trainer.method.target.parameters()]
     theta = {name: array(p) for name, p in trainer.method.online.named_parameters()}
-    trainer.step(1, torch.arange(16, 32))
+    trainer.step(1, trainer.source.prepare(1, torch.arange(16, 32)))
     moved = 0
     named = trainer.method.target.named_parameters()
     for old, (name, xi) in zip(target, named, strict=True):

@@ -57,7 +57,7 @@ CONFIG = [
     ("a mean that is nan", config(mean=(0.5, float("nan"), 0.5)), "finite numbers, not nan; give numbers"),
     ("an infinite rate", config(lr=float("inf")), "lr = inf must be of finite numbers, not inf; give numbers"),
     ("a scale of one number", config(large_scale=(0.4,)), "large_scale = (0.4,) has 1 entries; give 2"),
-    ("an unknown network", config(backbone="resnet19"), "backbone = 'resnet19' is not known; choose one of resnet18"),
+    ("an unknown network", config(backbone="resnet19"), "backbone = 'resnet19' is not known; choose one of narrow"),
     ("an unknown optimizer", config(optimizer="adam"), "optimizer = 'adam' is not known; choose one of lars, sgd, adamw"),
     ("an unknown precision", config(precision="fp8"), "precision = 'fp8' is not known; choose one of auto, bf16"),
     ("an unknown schedule", config(gamma_schedule="linear"), "gamma_schedule = 'linear' is not known; choose one of"),
@@ -196,6 +196,7 @@ def run(script, *arguments):
     """A script's main, here: its status and what it said on stderr."""
     said = io.StringIO()
     before, sys.argv = sys.argv, [script, *map(str, arguments)]
+    sys.path.insert(0, str((ROOT / script).parent))  # as python does
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
             runpy.run_path(str(ROOT / script), run_name="__main__")
@@ -205,6 +206,7 @@ def run(script, *arguments):
         return SimpleNamespace(returncode=1 if text else end.code, stderr=said.getvalue() + text)
     finally:
         sys.argv = before
+        sys.path.pop(0)
 
 
 def prepare(*arguments):

@@ -32,7 +32,8 @@ def test_hidden_labels_are_no_part_of_a_batch():
     index = torch.arange(16)
     for oracle in (False, True):
         config = tiny(oracle=oracle)
-        _, batch, truth = Trainer(config, data.train, SemPPL(config, 10)).load(0, index)
+        trainer = Trainer(config, data.train, SemPPL(config, 10))
+        _, batch, truth = trainer.load(trainer.source.prepare(0, index))
         assert torch.equal(batch.labels, data.train.labels[:16]) and (batch.labels == -1).any()
         assert torch.equal(truth, data.train.truth[:16])
         assert (batch.oracle is None) is not oracle

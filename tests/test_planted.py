@@ -170,13 +170,13 @@ def negatives_are_predictions_instead_of_targets(right):
 def every_pair_has_its_own_negatives(right):
     """The candidates of p_ij and p_ji no longer align: view i moves on by i rows."""
 
-    def wrong(o, t, negatives, tau, ids):
+    def wrong(o, t, negatives, tau, ids, first):
         B = o.shape[1]
         row, turned = torch.arange(B, device=o.device)[:, None], []
         for i, view in enumerate(o):
             shift = (negatives - row) % B  # 1 to B - 1
             shift = (shift - 1 + i) % (B - 1) + 1
-            turned.append(right(view[None], t, (row + shift) % B, tau, ids))
+            turned.append(right(view[None], t, (row + shift) % B, tau, ids, first))
         return torch.cat(turned)
 
     return wrong
@@ -185,7 +185,7 @@ def every_pair_has_its_own_negatives(right):
 @planted(checks.check_objective, losses, "logits")
 def an_image_is_its_own_negative(right):
     """A labelled image that stands twice in a batch pushes itself away."""
-    return lambda o, t, negatives, tau, ids: right(o, t, negatives, tau)
+    return lambda o, t, negatives, tau, ids, first: right(o, t, negatives, tau, None, first)
 
 
 @planted(checks.check_objective, losses, "semantic_logits")
@@ -394,8 +394,8 @@ def greyscale_is_forgotten(right):
 
 @planted(checks.check_hidden, train.Trainer, "load")
 def hidden_labels_leak_into_y_bar(right):
-    def wrong(self, step, index):
-        x, batch, truth = right(self, step, index)
+    def wrong(self, ready):
+        x, batch, truth = right(self, ready)
         return x, batch._replace(oracle=truth), truth
 
     return wrong
@@ -403,8 +403,8 @@ def hidden_labels_leak_into_y_bar(right):
 
 @planted(checks.check_hidden, train.Trainer, "load")
 def hidden_labels_leak_into_the_queue(right):
-    def wrong(self, step, index):
-        x, batch, truth = right(self, step, index)
+    def wrong(self, ready):
+        x, batch, truth = right(self, ready)
         return x, batch._replace(labels=truth), truth
 
     return wrong

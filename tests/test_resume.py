@@ -29,10 +29,10 @@ def stop_at(step, monkeypatch):
     """Trainings stop in the middle of this step, as if the machine went down."""
     right = train.Trainer.step
 
-    def stopping(self, at, index, learn=True):
+    def stopping(self, at, ready, learn=True, start=None):
         if learn and at == step:
             raise Stop
-        return right(self, at, index, learn)
+        return right(self, at, ready, learn, start)
 
     monkeypatch.setattr(train.Trainer, "step", stopping)
 
@@ -107,10 +107,10 @@ def test_resume_without_a_part_of_the_method_is_noticed(forgotten, tmp_path, mon
 @pytest.mark.parametrize("at", [5, 7])  # within the last epoch, and in its last step, before its record is made
 def test_resume_without_a_folder_goes_on_from_the_run(at, run, monkeypatch):
     """As after a notebook's stop button."""
-    def ask(self, step, index, learn=True, right=train.Trainer.step):
+    def ask(self, step, ready, learn=True, start=None, right=train.Trainer.step):
         if learn and step == at:
             os.kill(os.getpid(), 2)
-        return right(self, step, index, learn)
+        return right(self, step, ready, learn, start)
 
     monkeypatch.setattr(train.Trainer, "step", ask)
     words = f"Stopped after step {at + 1} of 8: nothing is on disk; fit.* resume=run"

@@ -1,0 +1,119 @@
+"""What both launchers share: arguments, data, one call of `fit`, the read-out, one JSON file. No maths here."""
+
+import inspect
+import json
+import os
+import platform
+import re
+import shlex
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+import semppl_mini as s
+from semppl_mini import checkpoint, world
+from semppl_mini.command import Parser, override
+from semppl_mini.device import device_of, uses_bf16
+from semppl_mini.evaluate import classifier_accuracy
+from semppl_mini.runs import keep_encoders, runs_dir
+
+RESULTS = Path(__file__).resolve().parents[1] / "notebooks" / "results"
+
+
+def fields() -> str:
+    """Every field of a config with its default, unit and source."""
+    body = inspect.getsource(s.Config).split('"""')[2].split("\n    def ")[0]
+    return f"fields and their defaults (a preset changes some; give field=value):\n{body.rstrip()}\n"
+
+
+def arguments(doc: str):
+    parser = Parser(doc, fields())
+    parser.add_argument("preset", help=", ".join(s.presets.NAMES))
+    parser.add_argument("changes", nargs="*", metavar="field=value", help="any field of the list below")
+    parser.add_argument("--name", required=True, help="of the run: its folder and its JSON file")
+    parser.add_argument("--data", help="name or path of a data pack (default: digits, cifar10 or cifar100)")
+    parser.add_argument("--weights", help="start from the networks of this run (folder or checkpoint), all else new")
+    parser.add_argument("--save-every", type=int, metavar="STEPS", help="save within an epoch, too")
+    parser.add_argument("--steps", type=int, help="go on to this step and no further; the same command continues")
+    parser.add_argument("--workers", type=int, default=0, help="processes a process that prepare images ahead")
+    parser.add_argument("--tensorboard", action="store_true", help="write the log for TensorBoard, too (its package)")
+    parser.add_argument("--supervised", type=int, metavar="STEPS", help="train the supervised-only baseline instead")
+    parser.add_argument("--tune", type=int, default=600, help="steps of few-label fine-tuning; 0 leaves it out")
+    parser.add_argument("--all-labels", action="store_true", help="also read out with the labels of all images")
+    parser.add_argument("--split", default="test", choices=("val", "test"), help="what to evaluate on")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON file")
+    args = parser.parse_intermixed_args()  # field=value may stand anywhere
+    for name, least in (("supervised", 1), ("save_every", 1), ("steps", 1), ("workers", 0), ("tune", 0)):
+        parser.whole("--" + name.replace("_", "-"), getattr(args, name), least)
+    if args.supervised and (args.weights or args.save_every or args.steps or world.size() > 1):
+        parser.error("--supervised trains from scratch, in one process, and keeps no checkpoint; leave out --weights, "
+                     "--save-every and --steps")  # fmt: skip
+    if not re.fullmatch(r"[\w.-]{1,100}", args.name) or args.name.startswith("."):
+        parser.error(f"--name {args.name!r} cannot name a folder; use up to 100 letters, digits, _ . and -")
+    return args
+
+
+def hardware(config) -> dict:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    machine = {"cpu": model[0] if model else platform.processor(), "cores": os.cpu_count(), "gpu": gpu}
+    software = {"torch": torch.__version__, "python": platform.python_version()}
+    precision = "bf16" if uses_bf16(config, device_of(config)) else "fp32"
+    software |= {"precision": precision} if config.precision == "auto" else {}
+    return machine | {"threads": torch.get_num_threads(), "processes": world.size()} | software
+
+
+def main(doc: str, launcher: str) -> None:
+    args, start = arguments(doc), time.time()
+    config = s.presets.named(args.preset).replace(**dict(override(text) for text in args.changes))
+    data = load(args, config)
+    checkpoint.make_folder(args.out)  # before hours of training, not after
+    result = {"name": args.name, "data": data.provenance, "hardware": hardware(config), "config": config.to_dict()}
+    result["command"] = shlex.join(["python", launcher, *sys.argv[1:]])
+    if args.supervised is not None:
+        model = s.supervised(config, data, args.supervised, history=result.setdefault("history", []))
+        accuracy = {split: classifier_accuracy(model, getattr(data, split), config) for split in ("val", args.split)}
+        result["train_seconds"] = time.time() - start
+        result["results"] = {"supervised": accuracy[args.split], "val": accuracy["val"]}
+    else:
+        folder = runs_dir() / args.name
+        callbacks = [keep_encoders(max(1, config.epochs // 4)), *([tensorboard(folder)] if args.tensorboard else [])]
+        more = {"save_every": args.save_every, "weights": args.weights, "steps": args.steps, "workers": args.workers}
+        run = s.fit(config, data, folder, callbacks, **more)
+        if world.rank() or not run.finished:  # the first process reads out, once there is something to read
+            return
+        result |= {"train_seconds": sum(r["seconds"] for r in run.history), "history": run.history}
+        result["results"] = s.evaluate(run.method.encoder, config, data, args.split, args.tune, args.all_labels)
+    result["wall_seconds"] = time.time() - start
+    checkpoint.write_json(args.out / f"{args.name}.json", result)
+    print(json.dumps(result["results"], indent=1))
+
+
+def load(args, config):
+    name = args.data or ("digits" if args.preset == "digits" else args.preset.removesuffix("_cpu"))
+    return s.load_data(name, config.labels, config.label_seed)
+
+
+def tensorboard(folder: Path):
+    """A callback that writes the new lines of a run's log, steps and epochs, as TensorBoard events."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ValueError("--tensorboard needs its package; pip install tensorboard, or leave it out.") from None
+    read = 0
+
+    def write(run, record) -> None:
+        nonlocal read
+        with open(folder / "log.jsonl", "rb") as log, SummaryWriter(folder / "tensorboard") as writer:
+            log.seek(read)
+            for line in map(json.loads, log):
+                at = "step" if "step" in line else "epoch"
+                numbers = {name: x for name, x in line.items() if name != at and type(x) in (int, float)}
+                for name, x in numbers.items() if at in line else ():
+                    writer.add_scalar(f"{at}/{name}", x, line[at])
+            read = log.tell()
+
+    return write
