@@ -146,7 +146,12 @@ def networks(config, generator: torch.Generator) -> nn.ModuleDict:
     return nn.ModuleDict({"encoder": f, "projector": g, "predictor": h})
 
 
-def compiled(networks: nn.ModuleDict) -> None:
-    """torch.compile each network in place, at its first call; names in state_dict stay. Copies are not compiled."""
-    for network in networks.values():
-        network.compile()
+def compiled(parts: nn.ModuleDict, **options) -> None:
+    """torch.compile each network in place, at its first call; state_dict keeps its names, deep copies are eager again.
+
+    options: of torch.compile. ValueError with recompute, which it cannot trace; it need not trace microbatches.
+    """
+    for part in parts.values():
+        if getattr(part, "recompute", False):
+            raise ValueError("compile = True does not go with recompute = True; give recompute=False and microbatches.")
+        part.compile(**options)
