@@ -35,9 +35,7 @@ def buffers_kept(network: nn.Module):
 
 
 def recomputed(network: nn.Module, x: Tensor) -> Tensor:
-    """network(x), computed again for its gradient, in the same autocast; network draws no random numbers."""
-    if not torch.is_grad_enabled():
-        return network(x)
+    """network(x), computed again for its gradient, if any, in the same autocast; network draws no random numbers."""
     contexts = lambda: (contextlib.nullcontext(), buffers_kept(network))  # noqa: E731
     return checkpoint(network, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
 
