@@ -78,7 +78,7 @@ def open_tar_stream(path):
     return gzip.open(path) if is_gzip else open(path, "rb")
 
 
-def check_member(member, count, path):
+def check_member(member, count, path, most):
     """The member's relative path; ValueError for a link, a device, a way out or a breach of a limit."""
     name, where = PurePosixPath(member.name), f"{path}: member {member.name[:MAX_PATH]!r}"
     if len(member.name) > MAX_PATH:
@@ -93,22 +93,22 @@ def check_member(member, count, path):
         raise ValueError(f"{where} claims {member.size} bytes, over the limit of {MAX_FILE_BYTES} a file.")
     if count > MAX_MEMBERS:
         raise ValueError(f"{path} has more than {MAX_MEMBERS} members, the limit: split the set.")
-    if member.offset_data + member.size > MAX_TAR_BYTES:
-        raise ValueError(f"{path} unpacks to more than {MAX_TAR_BYTES} bytes, the limit: split the set.")
+    if member.offset_data + member.size > most:
+        raise ValueError(f"{path} unpacks to more than {most} bytes, the limit: split the set.")
     return name
 
 
-def check_tar_end(stream, offset):
+def check_tar_end(stream, offset, most):
     """tarfile ends quietly at a damaged header: ask for the end marker, then for the gzip checksum."""
     stream.seek(offset)
     if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise EOFError("it stops before its end marker")
     while stream.read(2**20):
-        if stream.tell() > MAX_TAR_BYTES:
+        if stream.tell() > most:
             raise EOFError("it does not stop after its end marker")
 
 
-def tar_members(stream):
+def tar_members(stream, most):
     """Yield the members of a tar; ReadError, one of tarfile's, for all that its parser trips over."""
     reader = HeaderReader(stream)
     try:
@@ -120,7 +120,7 @@ def tar_members(stream):
             reader.left = MAX_HEADER_BYTES
     except (ValueError, TypeError, LookupError, ArithmeticError) as error:
         raise tarfile.ReadError(f"a header cannot be read: {error}") from None
-    check_tar_end(stream, tar.offset)
+    check_tar_end(stream, tar.offset, most)
 
 
 def read_pieces(stream, size):
@@ -144,8 +144,8 @@ def tar_files(path, wanted):
     """Yield (member path, bytes), or (member path, None) for a folder, in the order of the archive."""
     try:
         with open_tar_stream(path) as stream:
-            for count, member in enumerate(tar_members(stream), 1):
-                name = check_member(member, count, path)
+            for count, member in enumerate(tar_members(stream, MAX_TAR_BYTES), 1):
+                name = check_member(member, count, path, MAX_TAR_BYTES)
                 if member.isdir():
                     yield name, None
                 elif wanted(name):

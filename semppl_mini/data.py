@@ -6,6 +6,7 @@ uint8 (n, 1, H, W), 1 = foreground and 0 = not, and `meta`, JSON with name, prov
 Nothing is pickled or compressed, and reading a pack takes the memory of its bytes, whatever it claims.
 """
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -88,12 +89,22 @@ def load_data(name_or_path="digits", labels=None, label_seed: int = 0, val: int 
         splits, meta = read_pack(path)
     images, truth, masks = splits["train"]
     ids = torch.arange(len(truth))
-    val = len(truth) // 10 if val is None else val
+    keep, held = hold_out(truth, len(truth) // 10 if val is None else val, meta["classes"], meta["name"])
+    train = ImageSet(images, truth, ids, truth, masks)
+    train, held_out = train.take(keep), train.take(held)
+    images, truth, masks = splits["test"]
+    test = ImageSet(images, truth, len(ids) + torch.arange(len(truth)), truth, masks)  # ids: each image its own
+    train = hide_labels(train, labels, label_seed, len(meta["classes"]))
+    return Data(meta["name"], meta["provenance"], meta["classes"], train, held_out, test)
+
+
+def hold_out(truth: Tensor, val: int, classes: list[str], name: str) -> tuple[Tensor, Tensor]:
+    """Indices of the images to train on and of `val` others, always the same. ValueError if a class has none left."""
     if not 0 <= val < len(truth):
         raise ValueError(f"val = {val} images cannot be held out of {len(truth)}; give 0 to {len(truth) - 1}.")
-    C = len(meta["classes"])
+    C = len(classes)
     if C < 2:
-        raise ValueError(f"{meta['name']} has {C} class; give a set of 2 or more.")
+        raise ValueError(f"{name} has {C} class; give a set of 2 or more.")
     sizes = torch.bincount(truth, minlength=C)
     held = pick(truth, val, C, seed=0, balanced=10 * C * int(sizes.min()) >= 9 * len(truth))
     keep = torch.ones(len(truth), dtype=torch.bool)
@@ -102,13 +113,8 @@ def load_data(name_or_path="digits", labels=None, label_seed: int = 0, val: int 
     if int(left.min()) == 0:
         gone = int(left.argmin())
         remedy = "give fewer, or val=0" if sizes[gone] else "the set itself has none: pack it without this class"
-        raise ValueError(f"val = {val} leaves no training image of class {meta['classes'][gone]!r}; {remedy}.")
-    train = ImageSet(images, truth, ids, truth, masks)
-    train, held_out = train.take(keep.nonzero().squeeze(1)), train.take(held)
-    images, truth, masks = splits["test"]
-    test = ImageSet(images, truth, len(ids) + torch.arange(len(truth)), truth, masks)  # ids: each image its own
-    train = hide_labels(train, labels, label_seed, C)
-    return Data(meta["name"], meta["provenance"], meta["classes"], train, held_out, test)
+        raise ValueError(f"val = {val} leaves no training image of class {classes[gone]!r}; {remedy}.")
+    return keep.nonzero().squeeze(1), held
 
 
 def pick(truth: Tensor, count: int, classes: int, seed: int, balanced: bool = True) -> Tensor:
@@ -151,7 +157,7 @@ def hide_labels(images: ImageSet, labels, seed: int, classes: int) -> ImageSet:
     visible = torch.full_like(images.truth, -1)
     chosen = torch.arange(n) if count == n else pick(images.truth, count, classes, seed)
     visible[chosen] = images.truth[chosen]
-    return ImageSet(images.images, visible, images.ids, images.truth, images.masks)
+    return dataclasses.replace(images, labels=visible)
 
 
 # ---- packs --------------------------------------------------------------------------------------------------------

@@ -27,11 +27,20 @@ def mask_background(x: Tensor, mask: Tensor, apply: Tensor) -> Tensor:
     return torch.where(apply.view(-1, 1, 1, 1), x * mask + 0.5 * (1 - mask), x)
 
 
-def resize_matrix(start: Tensor, length: Tensor, size: int, inner: int, flip: Tensor | None = None) -> Tensor:
-    """Antialiased bilinear weights (B, size, inner) that take [start, start + length) of an axis to `size` pixels.
+def cubic(t: Tensor) -> Tensor:
+    """Keys' cubic kernel with a = -1/2 (PIL, torchvision) at t >= 0: 1 at 0, 0 at 1 and from 2 on, below 0 between."""
+    near, far = (1.5 * t - 2.5) * t * t + 1, ((2.5 - 0.5 * t) * t - 4) * t + 2
+    return torch.where(t < 1, near, torch.where(t < 2, far, 0))
 
-    The filter is a triangle of half-width max(length / size, 1) around each output's centre, cut at the box and
-    normalised: PIL's and torchvision's antialias=True (the paper's are bicubic). `flip` (B,) mirrors the output.
+
+def resize_matrix(
+    start: Tensor, length: Tensor, size: int, inner: int, flip: Tensor | None = None, interpolation: str = "bilinear"
+) -> Tensor:
+    """Antialiased weights (B, size, inner) that take [start, start + length) of an axis to `size` pixels.
+
+    The filter is a triangle of half-width max(length / size, 1) ("bilinear"), or a cubic of twice that ("bicubic",
+    BYOL's), around each output's centre, cut at the box and normalised: PIL's and torchvision's antialias=True.
+    `flip` (B,) mirrors the output.
     """
     scale = (length / size).view(-1, 1, 1)  # (B, 1, 1)
     out = torch.arange(size, device=start.device).view(1, -1, 1)
@@ -40,15 +49,19 @@ def resize_matrix(start: Tensor, length: Tensor, size: int, inner: int, flip: Te
     j = torch.arange(inner, device=start.device) - start.view(-1, 1, 1)  # position inside the box, (B, 1, inner)
     inside = ((j >= 0) & (j < length.view(-1, 1, 1))).to(scale.dtype)
     distance = ((j + 0.5) - (out + 0.5) * scale).abs_()  # (B, size, inner)
-    weight = distance.div_(-scale.clamp(min=1)).add_(1).clamp_(min=0).mul_(inside)
+    distance.div_(scale.clamp(min=1))
+    weight = cubic(distance) if interpolation == "bicubic" else distance.neg_().add_(1).clamp_(min=0)
+    weight = weight.mul_(inside)
     return weight.div_(weight.sum(-1, keepdim=True))
 
 
-def crop_resize(x: Tensor, box: Tensor, size: int, flip: Tensor | None = None) -> Tensor:
+def crop_resize(
+    x: Tensor, box: Tensor, size: int, flip: Tensor | None = None, interpolation: str = "bilinear"
+) -> Tensor:
     """box (B, 4) = top, left, height, width in whole pixels -> (B, 3, size, size); flip (B,) mirrors left-right."""
     top, left, height, width = box.to(x.dtype).unbind(1)
-    rows = resize_matrix(top, height, size, x.shape[2])  # (B, size, H)
-    columns = resize_matrix(left, width, size, x.shape[3], flip)  # (B, size, W)
+    rows = resize_matrix(top, height, size, x.shape[2], None, interpolation)  # (B, size, H)
+    columns = resize_matrix(left, width, size, x.shape[3], flip, interpolation)  # (B, size, W)
     wide = (x.flatten(1, 2) @ columns.mT).unflatten(1, x.shape[1:3])  # (B, 3, H, size)
     return rows[:, None] @ wide
 
@@ -151,7 +164,7 @@ def saliency(images: Tensor) -> Tensor:
     colour, here in RGB instead of Lab, cut at the image's mean distance. The paper uses DeepUSPS masks (ReLICv2).
     """
     on = torch.ones(len(images), dtype=torch.bool, device=images.device)
-    smooth = blur(images, torch.ones(len(images), device=images.device), on, 5)
+    smooth = blur(images, torch.ones_like(images[:, 0, 0, 0]), on, 5)
     distance = (smooth - images.mean((2, 3), keepdim=True)).norm(dim=1, keepdim=True)
     return (distance > distance.mean((2, 3), keepdim=True)).to(images.dtype)
 
@@ -159,24 +172,35 @@ def saliency(images: Tensor) -> Tensor:
 # ---- drawing ------------------------------------------------------------------------------------------------------
 
 
-def draw_boxes(batch: int, height: int, width: int, scale, ratio, generator: torch.Generator) -> Tensor:
-    """Random-resized-crop boxes (B, 4): area share in `scale`, aspect log-uniform in `ratio`, position uniform.
+def boxes(u: Tensor, height, width, scale, ratio) -> Tensor:
+    """Random-resized-crop boxes (B, 4) = top, left, height, width from uniforms u (B, 4) in [0, 1).
 
-    torchvision redraws a box that does not fit; here its sides are cut to the image instead (our choice: no loop).
+    Area share in `scale`, aspect log-uniform in `ratio`, position uniform; height, width: of all images, or (B,) of
+    each. torchvision redraws a box that does not fit; here its sides are cut to the image (our choice: no loop).
     """
-    u = torch.rand(batch, 4, generator=generator)
+    height, width = (torch.as_tensor(side, device=u.device) for side in (height, width))
     area = height * width * (scale[0] + (scale[1] - scale[0]) * u[:, 0])
     aspect = torch.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * u[:, 1])
-    h = (area / aspect).sqrt().round().clamp(1, height)
-    w = (area * aspect).sqrt().round().clamp(1, width)
-    top, left = (u[:, 2] * (height - h + 1)).floor(), (u[:, 3] * (width - w + 1)).floor()
+    h = (area / aspect).sqrt().round().clamp(min=1).minimum(height)
+    w = (area * aspect).sqrt().round().clamp(min=1).minimum(width)
+    top = (u[:, 2] * (height - h + 1)).floor().minimum(height - h)  # u (n + 1) may round up to n + 1
+    left = (u[:, 3] * (width - w + 1)).floor().minimum(width - w)
     return torch.stack([top, left, h, w], 1)
 
 
-def draw_view(config, v: int, batch: int, generator: torch.Generator, height: int, width: int) -> Draw:
-    """All parameters of view v (v < L: large, else small) for a batch, each a CPU tensor with one row an image."""
+def crop_of(config, v: int) -> tuple[int, tuple]:
+    """Side in pixels and area shares of view v's crops."""
     large = v < config.large_views
-    scale = config.large_scale if large else config.small_scale
+    return (config.large_size, config.large_scale) if large else (config.small_size, config.small_scale)
+
+
+def draw_view(config, v: int, batch: int, generator: torch.Generator, height=None, width=None) -> Draw:
+    """All parameters of view v (v < L: large, else small) for a batch, each a CPU tensor with one row an image.
+
+    Where images differ in size, height and width are None and the draw holds uniforms "u" (B, 4), which `boxes` turns
+    into each image's box, instead of "box". All else is the same.
+    """
+    _, scale = crop_of(config, v)
 
     def coin(p: float) -> Tensor:
         return torch.rand(batch, generator=generator) < p
@@ -185,9 +209,10 @@ def draw_view(config, v: int, batch: int, generator: torch.Generator, height: in
         return low + (high - low) * torch.rand(batch, generator=generator)
 
     strength = (config.brightness, config.contrast, config.saturation)
+    mask, u = coin(config.mask_p) & (v < config.large_views), torch.rand(batch, 4, generator=generator)
     draw = {
-        "mask": coin(config.mask_p) & large,
-        "box": draw_boxes(batch, height, width, scale, config.ratio, generator),
+        "mask": mask,
+        **({"u": u} if height is None else {"box": boxes(u, height, width, scale, config.ratio)}),
         "flip": coin(config.flip_p),
         "jitter": coin(config.jitter_p),
         "factors": torch.stack(
@@ -204,8 +229,8 @@ def draw_view(config, v: int, batch: int, generator: torch.Generator, height: in
     return draw
 
 
-def draw_views(config, batch: int, generator: torch.Generator, height: int, width: int) -> list[Draw]:
-    """The draws of all L + V views, large ones first."""
+def draw_views(config, batch: int, generator: torch.Generator, height=None, width=None) -> list[Draw]:
+    """The draws of all L + V views, large ones first; height, width: of all images, or None, as in `draw_view`."""
     views = range(config.large_views + config.small_views)
     return [draw_view(config, v, batch, generator, height, width) for v in views]
 
@@ -213,20 +238,25 @@ def draw_views(config, batch: int, generator: torch.Generator, height: int, widt
 # ---- applying -----------------------------------------------------------------------------------------------------
 
 
-def apply_view(x: Tensor, draw: Draw, size: int, config, mask: Tensor | None = None) -> Tensor:
-    """One view of images x (B, 3, H, W) in [0, 1] -> (B, 3, size, size) in [0, 1]; mask (B, 1, H, W) or None."""
-    if mask is not None:
-        x = mask_background(x, mask, draw["mask"])
-    x = crop_resize(x, draw["box"], size, draw["flip"]).clamp(0, 1)
+def photometrics(x: Tensor, draw: Draw, config) -> Tensor:
+    """All that follows the crop: x (B, 3, S, S) in [0, 1] -> the same."""
     if config.jitter_p > 0:
         x = jitter(x, draw["factors"], draw["order"])
     if config.grey_p > 0:
         x = greyscale(x, draw["grey"])
-    if max(config.blur_p) > 0:
-        x = blur(x, draw["sigma"], draw["blur"], 2 * (size // 20) + 1)  # 10% of the side, odd: 3 for 32; none under 20
+    if max(config.blur_p) > 0:  # 10% of the side, odd: 23 for 224, 3 for 32; none under 20
+        x = blur(x, draw["sigma"], draw["blur"], 2 * (x.shape[-1] // 20) + 1)
     if max(config.solarize_p) > 0:
         x = solarize(x, draw["solarize"])
     return x
+
+
+def apply_view(x: Tensor, draw: Draw, size: int, config, mask: Tensor | None = None) -> Tensor:
+    """One view of images x (B, 3, H, W) in [0, 1] -> (B, 3, size, size) in [0, 1]; mask (B, 1, H, W) or None."""
+    if mask is not None:
+        x = mask_background(x, mask, draw["mask"])
+    x = crop_resize(x, draw["box"], size, draw["flip"], config.interpolation).clamp(0, 1)
+    return photometrics(x, draw, config)
 
 
 def normalise(x: Tensor, mean, std) -> Tensor:
@@ -235,20 +265,39 @@ def normalise(x: Tensor, mean, std) -> Tensor:
     return x.sub(mean).div_(std).contiguous(memory_format=torch.channels_last)
 
 
+def _ready(images: Tensor, config) -> Tensor:
+    """uint8 images as numbers in [0, 1]: float64 from here on if the run is, else float32."""
+    return images.to(torch.float64 if config.precision == "fp64" else torch.float32) / 255
+
+
+def _beside(x: Tensor, draw: Draw) -> Draw:
+    """A draw on the device, and its fractions in the type, of x."""
+    return {name: value.to(x.device, x.dtype if value.is_floating_point() else None) for name, value in draw.items()}
+
+
 @torch.no_grad()
 def make_views(images: Tensor, draws: list[Draw], config, masks: Tensor | None = None) -> list[Tensor]:
     """uint8 images (B, 3, H, W) -> L + V normalised views, large first: L of (B, 3, S, S), V of (B, 3, s, s).
 
     masks uint8 (B, 1, H, W) say what is foreground; without them `saliency` estimates it where mask_p asks for any.
+    The views are float32, or float64 where config.precision is "fp64".
     """
-    x = images.float() / 255
+    x = _ready(images, config)
     if config.mask_p > 0:
         masks = saliency(x) if masks is None else masks.to(x.dtype)
     views = []
     for v, draw in enumerate(draws):
-        draw = {name: value.to(x.device) for name, value in draw.items()}
-        large = v < config.large_views
-        size = config.large_size if large else config.small_size
-        view = apply_view(x, draw, size, config, masks if large and config.mask_p > 0 else None)
+        mask = masks if v < config.large_views and config.mask_p > 0 else None
+        view = apply_view(x, _beside(x, draw), crop_of(config, v)[0], config, mask)
         views.append(normalise(view, config.mean, config.std))
+    return views
+
+
+@torch.no_grad()
+def finish_views(crops: list[Tensor], draws: list[Draw], config) -> list[Tensor]:
+    """`make_views` for views that were masked, cropped, resized and flipped elsewhere: uint8 (B, 3, S, S) each."""
+    views = []
+    for crop, draw in zip(crops, draws, strict=True):
+        x = _ready(crop, config)
+        views.append(normalise(photometrics(x, _beside(x, draw), config), config.mean, config.std))
     return views

@@ -338,7 +338,7 @@ def hue_turns_the_other_way(right):
 
 @planted(checks.check_crop, views, "resize_matrix")
 def crops_are_not_antialiased(right):
-    def wrong(start, length, size, inner, flip=None):
+    def wrong(start, length, size, inner, flip=None, *_):
         out = torch.arange(size, device=start.device).view(1, -1, 1).expand(len(start), -1, 1)
         if flip is not None:
             out = torch.where(flip.view(-1, 1, 1), size - 1 - out, out)
@@ -351,7 +351,7 @@ def crops_are_not_antialiased(right):
 
 @planted(checks.check_crop, views, "resize_matrix")
 def crops_see_beyond_their_box(right):
-    def wrong(start, length, size, inner, flip=None):
+    def wrong(start, length, size, inner, flip=None, *_):
         scale = (length / size).view(-1, 1, 1)
         centre = start.view(-1, 1, 1) + (torch.arange(size, device=start.device).view(1, -1, 1) + 0.5) * scale
         reach = 1 - (torch.arange(inner, device=start.device) + 0.5 - centre).abs() / scale.clamp(min=1)
