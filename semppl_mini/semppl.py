@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from . import losses, world
 from .device import at_least_float, autocast_of
 from .ema import ema_update, gamma_at
+from .memory import in_parts
 from .networks import networks
 from .positives import draw_positives
 from .pseudo_labels import vote
@@ -80,8 +81,7 @@ class SemPPL(nn.Module):
 
     def _embed(self, x: Tensor, *networks: nn.Module) -> Tensor:
         with autocast_of(self.config, x.device):
-            for network in networks:
-                x = network(x)
+            x = in_parts(nn.Sequential(*networks), x, self.config.microbatches)
         return F.normalize(at_least_float(x), dim=1)
 
     def forward(self, views: list[Tensor], batch: Batch, draws: Draws) -> tuple[Tensor, dict]:

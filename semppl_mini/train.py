@@ -22,10 +22,11 @@ from .data import Data, ImageSet, label_count
 from .device import device_of
 from .interrupt import Listen, deaf, stop
 from .lars import LARS, param_groups
+from .networks import compiled
 from .rng import ORDER, VIEWS, generator
 from .runs import Keeper, Run, start_from
 from .semppl import Batch, Draws, SemPPL, draw_step
-from .views import draw_views, make_views
+from .views import draw_views, finish_views, make_views
 
 # ---- what depends on (config, epoch or step) only ---------------------------------------------------------------
 
@@ -91,11 +92,15 @@ def make_optimizer(config, module) -> torch.optim.Optimizer:
 
 
 class Prepared(NamedTuple):
-    """This process's rows of a step, on the CPU: images, the parameters of their views, the method's draws."""
+    """This process's rows of a step, on the CPU: images, the parameters of their views, the method's draws.
+
+    crops: where images are files, their views as far as the CPU makes them, uint8 (b, 3, S, S) each; else None.
+    """
 
     images: ImageSet
     views: list[dict]
     draws: Draws
+    crops: list[Tensor] | None = None
 
 
 class Steps(torch.utils.data.Dataset):
@@ -114,11 +119,14 @@ class Steps(torch.utils.data.Dataset):
 
     def prepare(self, step: int, index: Tensor) -> Prepared:
         """The images `index` (B,) of the global batch: all draws are made for all of them, then cut to our rows."""
-        height, width = self.train.images.shape[2:]
-        views = draw_views(self.config, len(index), generator(self.config.seed, step, VIEWS), height, width)
+        files = hasattr(self.train, "crops")  # images on disk, of any size
+        size = (None, None) if files else self.train.images.shape[2:]
+        views = draw_views(self.config, len(index), generator(self.config.seed, step, VIEWS), *size)
         views = [{name: value[self.own] for name, value in draw.items()} for draw in views]
         draws = Draws(*(drawn[self.own] for drawn in draw_step(self.config, step)))
-        return Prepared(self.train.take(index[self.own]), views, draws)
+        mine = index[self.own]
+        crops = self.train.crops(mine, views, self.config) if files else None
+        return Prepared(self.train.take(mine), views, draws, crops)
 
     def loader(self, first: int, last: int, workers: int = 0):
         """Steps first to last - 1 in order, prepared ahead in so many worker processes; 0: here, when asked for."""
@@ -138,6 +146,9 @@ class Trainer:
         if self.device.type != "xla":  # which chooses memory layouts itself
             self.method.to(memory_format=torch.channels_last)
         world.share_batch_norm(self.method)
+        if config.compile:
+            compiled(method.online)
+            compiled(method.target)
         self.optimizer = make_optimizer(config, method.online)
         self.steps = self.source.each
 
@@ -145,10 +156,11 @@ class Trainer:
         """Views, batch and (for the monitor alone) true classes of a step, on the device."""
         images = ready.images
         draws = [{name: self._place(value) for name, value in draw.items()} for draw in ready.views]
-        masks = None if images.masks is None else self._place(images.masks)
-        views = make_views(self._place(images.images), draws, self.config, masks)
-        if self.config.precision == "fp64":
-            views = [view.double() for view in views]
+        if ready.crops is None:
+            masks = None if images.masks is None else self._place(images.masks)
+            views = make_views(self._place(images.images), draws, self.config, masks)
+        else:
+            views = finish_views([self._place(crop) for crop in ready.crops], draws, self.config)
         labels, ids, truth = (self._place(x) for x in (images.labels, images.ids, images.truth))
         return views, Batch(labels, ids, truth if self.config.oracle else None), truth
 

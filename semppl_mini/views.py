@@ -106,8 +106,8 @@ def hue(x: Tensor, f: Tensor) -> Tensor:
     r, g, b = x.unbind(1)  # (B, H, W)
     top = x.amax(1)
     chroma = top - x.amin(1)
-    h = (g + b).sub_(r).sub_(top).div_(chroma.clamp(min=1e-12)).add_(2).copysign_(g - b)
-    h = h.div_(6).add_(f.view(-1, 1, 1))  # (B, H, W), in circles
+    h = (g + b).sub_(r).sub_(top).div_(chroma.clamp(min=1e-12)).add_(2)  # >= 0
+    h = torch.where(g < b, -h, h).div_(6).add_(f.view(-1, 1, 1))  # (B, H, W), in circles
     own = torch.tensor([0, 1 / 3, 2 / 3], device=x.device, dtype=x.dtype).view(1, 3, 1, 1)
     d = h.unsqueeze(1) - own  # (B, 3, H, W)
     d = d.sub_(d.round()).abs_().clamp_(1 / 6, 1 / 3)

@@ -111,7 +111,8 @@ def test_kill_by_a_full_disk_leaves_the_last_good_checkpoint(whole, tmp_path):
     kept = {path: path.read_bytes() for path in (tmp_path / "run").glob("checkpoint-*.pt")}
     limit = min(map(len, kept.values())) - 1
     full = f"import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); "
-    full += "sys.argv = sys.argv[1:]; sys.path.insert(0, sys.argv[0].rpartition('/')[0]); runpy.run_path(sys.argv[0], run_name='__main__')"
+    full += "sys.argv = sys.argv[1:]; sys.path.insert(0, sys.argv[0].rpartition('/')[0]); "
+    full += "runpy.run_path(sys.argv[0], run_name='__main__')"
     process = command(tmp_path, "--name", "run", "--save-every", "5", through=["-c", full])
     _, said = process.communicate(timeout=120)
     assert process.returncode == 1 and "Traceback" not in said
