@@ -135,8 +135,10 @@ def jitter(x: Tensor, factors: Tensor, order: Tensor) -> Tensor:
             continue
         i = slot if slot < 3 else slot - 3  # place in the order, before or after hue
         active = (i < position) if slot < 3 else (i > position)
-        if some(active):
-            x = blend(x, torch.where(active, factor[:, i], 1), order[:, i] == 1, order[:, i] == 2)  # by 1: as it is
+        if some(active):  # rows that are not blend by 1: as they are, but cut to [0, 1]
+            x = blend(x, torch.where(active, factor[:, i], 1), order[:, i] == 1, order[:, i] == 2)
+        else:
+            x = x.clamp(0, 1)
     return x
 
 
