@@ -17,6 +17,7 @@ QUESTIONS = {
     "d": "votes_vs_faiss",
     "e": "updates",
     "f": "growth",
+    "g": "input_pipeline",
 }
 
 

@@ -16,6 +16,8 @@ from torch import Tensor
 
 _GREY = (0.2989, 0.587, 0.114)  # ITU-R 601, as torchvision
 
+CACHE = 2**18  # numbers of a view at hand on each thread of a CPU: 1 MiB
+
 Draw = dict[str, Tensor]  # the parameters of one view, one row an image
 
 
@@ -66,6 +68,11 @@ def crop_resize(
     return rows[:, None] @ wide
 
 
+def some(apply: Tensor) -> bool:
+    """Whether a row asks for an operation; on accelerators always true, as asking would wait for them."""
+    return apply.device.type != "cpu" or bool(apply.any())
+
+
 def grey_of(x: Tensor) -> Tensor:
     """Luma (B, 1, H, W)."""
     r, g, b = x.unbind(1)
@@ -82,7 +89,8 @@ def blend(x: Tensor, f: Tensor, to_mean: Tensor, to_luma: Tensor) -> Tensor:
     weights = torch.tensor(_GREY, device=x.device, dtype=x.dtype)
     matrix = f.view(-1, 1, 1) * torch.eye(3, device=x.device, dtype=x.dtype)
     matrix = matrix + ((1 - f) * to_luma).view(-1, 1, 1) * weights  # luma = weights . colour
-    return recolour(x, matrix, (1 - f) * to_mean * (x.mean((2, 3)) @ weights))
+    mean = x.mean((2, 3)) @ weights if some(to_mean) else 0
+    return recolour(x, matrix, (1 - f) * to_mean * mean)
 
 
 def brightness(x: Tensor, f: Tensor) -> Tensor:
@@ -127,7 +135,10 @@ def jitter(x: Tensor, factors: Tensor, order: Tensor) -> Tensor:
             continue
         i = slot if slot < 3 else slot - 3  # place in the order, before or after hue
         active = (i < position) if slot < 3 else (i > position)
-        x = blend(x, torch.where(active, factor[:, i], 1), order[:, i] == 1, order[:, i] == 2)  # by 1: as it is
+        if some(active):  # rows that are not blend by 1: as they are, but cut to [0, 1]
+            x = blend(x, torch.where(active, factor[:, i], 1), order[:, i] == 1, order[:, i] == 2)
+        else:
+            x = x.clamp(0, 1)
     return x
 
 
@@ -137,19 +148,24 @@ def greyscale(x: Tensor, apply: Tensor) -> Tensor:
 
 
 def blur(x: Tensor, sigma: Tensor, apply: Tensor, kernel: int) -> Tensor:
-    """Gaussian blur with odd kernel size and sigma (B,) in pixels, reflecting at the border, as two matrix products."""
+    """Gaussian blur with odd kernel size and sigma (B,) in pixels, reflecting at the border, as two matrix products.
+
+    The matrices are banded, so the products are taken in blocks of 64 rows, which leave most zeros out.
+    """
     d = torch.arange(-(kernel // 2), kernel // 2 + 1, device=x.device)
     weight = (-0.5 * (d / sigma[:, None]) ** 2).exp()
     weight = torch.where(apply[:, None], weight / weight.sum(1, keepdim=True), (d == 0).to(x.dtype))  # (B, kernel)
 
-    def along(size: int) -> Tensor:  # (B, 1, size, size)
+    def along(x: Tensor) -> Tensor:  # the second-last axis
+        size = x.shape[2]
         source = torch.arange(size, device=x.device)[:, None] + d  # (size, kernel)
         source = (size - 1) - ((size - 1) - source.abs()).abs()
         matrix = torch.zeros(len(x), size, size, device=x.device, dtype=x.dtype)
         matrix.scatter_add_(2, source.expand(len(x), -1, -1), weight[:, None].expand(-1, size, -1).to(x.dtype))
-        return matrix[:, None]
+        spans = [(i, i + 64, max(i - kernel // 2, 0), i + 64 + kernel // 2) for i in range(0, size, 64)]
+        return torch.cat([matrix[:, None, i:j, low:high] @ x[:, :, low:high] for i, j, low, high in spans], 2)
 
-    return along(x.shape[2]) @ x @ along(x.shape[3]).mT
+    return along(along(x).mT).mT
 
 
 def solarize(x: Tensor, apply: Tensor, threshold: float = 0.5) -> Tensor:
@@ -242,11 +258,11 @@ def photometrics(x: Tensor, draw: Draw, config) -> Tensor:
     """All that follows the crop: x (B, 3, S, S) in [0, 1] -> the same."""
     if config.jitter_p > 0:
         x = jitter(x, draw["factors"], draw["order"])
-    if config.grey_p > 0:
+    if config.grey_p > 0 and some(draw["grey"]):
         x = greyscale(x, draw["grey"])
-    if max(config.blur_p) > 0:  # 10% of the side, odd: 23 for 224, 3 for 32; none under 20
+    if max(config.blur_p) > 0 and some(draw["blur"]):  # 10% of the side, odd: 23 for 224, 3 for 32; none under 20
         x = blur(x, draw["sigma"], draw["blur"], 2 * (x.shape[-1] // 20) + 1)
-    if max(config.solarize_p) > 0:
+    if max(config.solarize_p) > 0 and some(draw["solarize"]):
         x = solarize(x, draw["solarize"])
     return x
 
@@ -298,6 +314,13 @@ def finish_views(crops: list[Tensor], draws: list[Draw], config) -> list[Tensor]
     """`make_views` for views that were masked, cropped, resized and flipped elsewhere: uint8 (B, 3, S, S) each."""
     views = []
     for crop, draw in zip(crops, draws, strict=True):
-        x = _ready(crop, config)
-        views.append(normalise(photometrics(x, _beside(x, draw), config), config.mean, config.std))
+        rows = len(crop)
+        if crop.device.type == "cpu":  # so few at a time that they stay in the caches
+            rows = max(1, torch.get_num_threads() * CACHE // crop[0].numel())
+        parts = []
+        for i in range(0, len(crop), rows):
+            x = _ready(crop[i : i + rows], config)
+            part = _beside(x, {name: value[i : i + rows] for name, value in draw.items()})
+            parts.append(normalise(photometrics(x, part, config), config.mean, config.std))
+        views.append(torch.cat(parts))
     return views
