@@ -157,8 +157,11 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 def share_batch_norm(module: nn.Module) -> nn.Module:
-    """The module with batch norms over the global batch: torch's on GPUs, ours on CPUs (torch's refuses them)."""
-    if size() == 1:
+    """The module with batch norms over the global batch: torch's on GPUs, ours on CPUs (torch's refuses them).
+
+    On XLA they are global anyway, but torch_xla's running variance lacks the factor n / (n - 1): ours there, too.
+    """
+    if size() == 1 and not uses_xla():
         return module
     if next(module.parameters()).is_cuda:
         return nn.SyncBatchNorm.convert_sync_batchnorm(module)
@@ -181,6 +184,10 @@ def start_xla() -> torch.device:
     n = runtime.global_runtime_device_count()
     _mesh = spmd.Mesh(list(range(n)), (n,), ("rows",))
     return torch.device("xla")
+
+
+def uses_xla() -> bool:
+    return _mesh is not None
 
 
 def place(x: Tensor, device: torch.device) -> Tensor:

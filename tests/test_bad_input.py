@@ -402,7 +402,7 @@ COMMANDS = [
     ("no steps of supervision", train("--supervised", "0"), "--supervised 0 is too small; give 1 or more"),
     ("a negative tuning", train("--tune", "-1"), "--tune -1 is too small; give 0 or more"),
     ("a word for a number of steps", train("--save-every", "often"), "--save-every: invalid int value: 'often'"),
-    ("supervision from weights", train("--supervised", "5", "--weights", "x"), "leave out --weights and --save-every"),
+    ("supervision from weights", train("--supervised", "5", "--weights", "x"), "leave out --weights, --save-every"),
     ("weights that are not there", train("--weights", "nowhere"), "no checkpoint in nowhere; give the folder of a run"),
     ("a name that leaves the folder", train("--name", "../x"), "--name '../x' cannot name a folder; use up to 100 letters"),
     ("an unknown split", train("--split", "all"), "invalid choice: 'all'"),

@@ -79,7 +79,7 @@ def test_resume_equals_the_uninterrupted_run_bit_for_bit(step, changes, save_eve
 def test_resume_runs_again_only_what_was_not_saved(tmp_path, monkeypatch):
     config, seen, right = tiny(labelled_share=0.25), [], train.Trainer.step
     stopped(config, tmp_path, 6, monkeypatch, save_every=2)
-    monkeypatch.setattr(train.Trainer, "step", lambda self, at, *rest: seen.append(at) or right(self, at, *rest))
+    monkeypatch.setattr(train.Trainer, "step", lambda self, at, *a, **b: seen.append(at) or right(self, at, *a, **b))
     run_of(config, tmp_path)
     assert seen == [6, 7]
 

@@ -1,0 +1,137 @@
+"""A few optimizer steps on real images, and all that they must agree on, written to a file by the first process.
+
+    python tests/parity.py OUT                                         one process
+    torchrun --nproc-per-node 2 tests/parity.py OUT                    two
+    PJRT_DEVICE=CPU CPU_NUM_DEVICES=4 python tests/parity.py OUT xla   one program on four XLA devices
+
+More arguments: bug=NAME plants one of `BUGS`; steps=N; any field=value of a config.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
+
+from checks import tiny, tiny_data  # noqa: E402
+from torch import nn  # noqa: E402
+
+from semppl_mini import losses, train, world  # noqa: E402
+from semppl_mini.command import override  # noqa: E402
+from semppl_mini.runs import on_cpu  # noqa: E402
+from semppl_mini.semppl import SemPPL  # noqa: E402
+
+# ---- bugs of the distributed kind, to be noticed --------------------------------------------------------------------
+
+
+def local_batch_norm():
+    """Each process normalises by the statistics of its own rows."""
+    world.share_batch_norm = lambda module: module
+
+
+def local_negatives():
+    """Each process draws negatives among its own rows only."""
+    right = losses.logits
+
+    def wrong(o, t, negatives, tau, ids=None, first=0):
+        b = len(negatives)
+        row = torch.arange(b)[:, None]
+        local = first + (row + 1 + (negatives - row - first - 1) % (b - 1)) % b
+        return right(o, t, local, tau, ids, first)
+
+    losses.logits = wrong
+
+
+def summed_gradients():
+    world.average = world.total
+
+
+def local_queue():
+    """Each process keeps the labelled images of its own rows only."""
+    right = SemPPL.remember
+
+    def wrong(self, views, batch):
+        other = torch.full_like(world.gather(batch.labels), -1)
+        other[world.rows(len(other))] = batch.labels
+        gather, world.gather = world.gather, lambda x, dim=0: other if x is batch.labels else gather(x, dim)
+        try:
+            return right(self, views, batch)
+        finally:
+            world.gather = gather
+
+    SemPPL.remember = wrong
+
+
+def quartered_batch_norm():
+    """As on four devices that each normalise their own quarter of the rows: batch norms see quarters of the batch."""
+    for kind in (nn.BatchNorm1d, nn.BatchNorm2d):
+        right = kind.forward
+        kind.forward = lambda self, x, right=right: torch.cat([right(self, part) for part in x.chunk(4)])
+
+
+def own_rows_again():
+    """Every process takes the first rows."""
+    rows = world.rows
+    world.rows = lambda batch: slice(0, rows(batch).stop - rows(batch).start)
+
+
+BUGS = {bug.__name__: bug for bug in (
+    local_batch_norm, local_negatives, summed_gradients, local_queue, quartered_batch_norm, own_rows_again)}  # fmt: skip
+
+# ---- the steps ------------------------------------------------------------------------------------------------------
+
+
+def run(steps: int, **changes) -> dict:
+    """The record of a few steps, in tensors on the CPU: what one process and several must agree on."""
+    config = tiny(precision="fp64").replace(device="auto" if world.uses_xla() else "cpu", **changes)
+    trainer = train.Trainer(config, tiny_data().train, SemPPL(config, 10))
+    record = {"terms": [], "y_bar": [], "counts": [], "compiled": []}
+    forward = trainer.method.forward
+
+    def seen(*given):
+        loss, seen = forward(*given)
+        record["y_bar"].append(world.gather(seen["y_bar"]))
+        return loss, seen
+
+    trainer.method.forward = seen
+    for step in range(steps):
+        said = trainer.step(step, trainer.source[step])
+        record["terms"].append(torch.tensor(list(said["terms"].values()), dtype=torch.float64))
+        record["counts"].append(torch.stack([part.cpu().double() for both in said["counts"].values() for part in both]))
+        record["y_bar"][-1] = record["y_bar"][-1].cpu()
+        if step == 0:
+            record["gradients"] = {n: p.grad.clone() for n, p in trainer.method.online.named_parameters()}
+        record["compiled"].append(compilations())
+    record["state"] = trainer.method.state_dict()  # weights, target, running statistics, queues
+    return on_cpu(record)
+
+
+def compilations() -> int:
+    """How many graphs XLA has compiled so far."""
+    if not world.uses_xla():
+        return 0
+    import torch_xla.debug.metrics as metrics
+
+    return (metrics.metric_data("CompileTime") or [0])[0]
+
+
+def main() -> None:
+    out, *more = sys.argv[1:]
+    if "xla" in more:
+        world.start_xla()
+    else:
+        world.start()
+    options = dict(override(text) for text in more if text != "xla")
+    if bug := options.pop("bug", None):
+        BUGS[bug]()
+    record = run(options.pop("steps", 5), **options)
+    if world.rank() == 0:
+        torch.save(record | {"devices": int(os.environ.get("CPU_NUM_DEVICES", 1)) if "xla" in more else 1,
+                             "processes": world.size()}, out)  # fmt: skip
+    world.stop()
+
+
+if __name__ == "__main__":
+    main()
