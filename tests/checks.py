@@ -15,7 +15,7 @@ import torch
 from torch.testing import assert_close
 from torchvision.transforms.v2 import functional as TF
 
-from semppl_mini import ema, lars, losses, positives, pseudo_labels, semppl, train, views
+from semppl_mini import ema, lars, losses, memory, networks, positives, pseudo_labels, semppl, train, views
 from semppl_mini.config import Config
 from semppl_mini.data import Data, hide_labels, load_data, pick
 from semppl_mini.networks import mlp
@@ -174,6 +174,105 @@ def check_whole_view(device):
         ours = views.apply_view(x.to(device), on_device, size, config, mask.to(device)).cpu()
         theirs = torch.stack([view_one(x[i], mask[i], draw, i, size, kernel) for i in range(16)])
         assert_close(ours, theirs, atol=5e-5, rtol=0)
+
+
+# ---- networks ------------------------------------------------------------------------------------
+
+
+def conv_loop(x, weight, stride=1):
+    """Convolution (B, I, H, W) * (O, I, k, k), zeros beyond the edges: a sum over the offsets of the kernel."""
+    k = weight.shape[-1]
+    padded = np.pad(x, ((0, 0), (0, 0), (k // 2, k // 2), (k // 2, k // 2)))
+    height, width = ((n + 2 * (k // 2) - k) // stride + 1 for n in x.shape[2:])
+    y = np.zeros((len(x), len(weight), height, width))
+    for i, j in np.ndindex(k, k):
+        seen = padded[:, :, i : i + stride * (height - 1) + 1 : stride, j : j + stride * (width - 1) + 1 : stride]
+        y += np.einsum("bihw,oi->bohw", seen, weight[:, :, i, j])
+    return y
+
+
+def norm_loop(x, norm):
+    """Batch norm by the statistics of the batch, channel by channel."""
+    y = np.empty_like(x)
+    for c in range(x.shape[1]):
+        y[:, c] = (x[:, c] - x[:, c].mean()) / np.sqrt(x[:, c].var() + 1e-5)
+        y[:, c] = y[:, c] * float(norm.weight[c].detach()) + float(norm.bias[c].detach())
+    return y
+
+
+def means_loop(x, stride):
+    """2x2 means from every stride-th pixel on, of the pixels there are."""
+    height, width = (-(-n // stride) for n in x.shape[2:])
+    y = np.empty((*x.shape[:2], height, width))
+    for i, j in np.ndindex(height, width):
+        y[:, :, i, j] = x[:, :, i * stride : i * stride + 2, j * stride : j * stride + 2].mean((2, 3))
+    return y
+
+
+def sk_block_loop(x, block, stride):
+    """SK bottleneck of ResNet-D: 1x1, selective kernels, 1x1, beside a shortcut of means and 1x1."""
+    relu, sk = (lambda y: np.maximum(y, 0)), block.conv2
+    convolve = lambda y, convolution, stride=1: conv_loop(y, array(convolution.weight), stride)  # noqa: E731
+    y = relu(norm_loop(convolve(x, block.conv1), block.bn1))
+    u = relu(norm_loop(convolve(y, sk.branches[0], stride), sk.branches[1]))
+    C = u.shape[1] // 2
+    s = (u[:, :C] + u[:, C:]).mean((2, 3), keepdims=True)
+    w = convolve(relu(norm_loop(convolve(s, sk.mix[0]), sk.mix[1])), sk.mix[3])
+    a = np.exp(w) / (np.exp(w[:, :C]) + np.exp(w[:, C:])).repeat(2, 0).reshape(len(x), 2 * C, 1, 1)
+    y = norm_loop(convolve(a[:, :C] * u[:, :C] + a[:, C:] * u[:, C:], block.conv3), block.bn3)
+    shortcut = norm_loop(convolve(means_loop(x, stride), block.downsample[1]), block.downsample[2])
+    return relu(y + shortcut)
+
+
+def check_selective_kernels(device):
+    for stage, side in ((0, 6), (1, 6), (1, 7)):  # strides 1 and 2, an odd side
+        encoder = networks.ResNet((1, 1), 8, bottleneck=True, sk=True).to(device)
+        for seed, p in enumerate(encoder.parameters()):
+            p.data = (random(*p.shape, seed=seed) - 0.4).to(device)
+        block, x = encoder.stages[stage], random(3, (8, 32)[stage], side, side) - 0.5
+        wanted = torch.from_numpy(sk_block_loop(array(x), block, stage + 1)).float()
+        assert_close(block(x.to(device)).cpu(), wanted, rtol=1e-3, atol=1e-3)
+
+
+def whole_loss(z):
+    """A loss in which every embedding of a batch (B, D) meets every other."""
+    return (z @ z.T).log_softmax(1).diagonal().square().sum()
+
+
+def grad_cache(network, x, n):
+    """Embeddings by n parts without a graph, the gradient of the loss for each, then part after part once more."""
+    second = copy.deepcopy(network)
+    with torch.no_grad():
+        z = torch.cat([network(part) for part in x.chunk(n)])
+    z.requires_grad_()
+    (g,) = torch.autograd.grad(whole_loss(z), z)
+    for part, g_part in zip(x.chunk(n), g.chunk(n), strict=True):
+        second(part).backward(g_part)
+    gradients = {name: p.grad for name, p in second.named_parameters()}
+    return z.detach(), gradients, dict(network.named_buffers())
+
+
+def learn(network, x, n):
+    """Embeddings, gradients and running statistics of a step in n parts."""
+    z = memory.in_parts(network, x, n)
+    whole_loss(z).backward()
+    return z.detach(), {name: p.grad for name, p in network.named_parameters()}, dict(network.named_buffers())
+
+
+def two_networks(recompute, training=True):
+    """The same encoder and head twice, in float64, the second with or without recomputed blocks."""
+    head = mlp(32, 16, 8)
+    encoders = [networks.ResNet((1, 1, 1), 8, 2, recompute=r) for r in (False, recompute)]
+    encoders[1].load_state_dict(encoders[0].state_dict())
+    return [torch.nn.Sequential(f, copy.deepcopy(head)).double().train(training) for f in encoders]
+
+
+def check_memory(device):
+    x = random(24, 3, 12, 12).double()
+    for n, recompute in itertools.product((1, 2, 4, 12), (False, True)):
+        one, other = two_networks(recompute)
+        assert_close(learn(other, x, n), grad_cache(one, x, n), rtol=1e-9, atol=1e-12)
+        assert all(int(b) == n for name, b in other.named_buffers() if name.endswith("num_batches_tracked"))
 
 
 # ---- queue, votes, positives ---------------------------------------------------------------------

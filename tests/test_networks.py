@@ -1,15 +1,20 @@
-"""Encoders against torchvision's ResNet-18, and heads."""
+"""Encoders against torchvision's and against published sizes, selective kernels against NumPy, and heads."""
 
 import copy
 
+import checks
 import pytest
 import torch
 from checks import random, tiny
 from torch import nn
 from torch.testing import assert_close
-from torchvision.models import resnet18
+from torchvision.models import resnet18, resnet50
 
-from semppl_mini.networks import BLOCKS, ResNet, mlp, networks
+from semppl_mini.networks import BLOCKS, ResNet, compiled, mlp, networks
+
+BOTTLENECK = dict(bottleneck=True)
+IMAGENET = dict(stem="imagenet", bottleneck=True)
+SK = dict(stem="imagenet", bottleneck=True, sk=True)
 
 
 def cifar_resnet18():
@@ -30,16 +35,105 @@ def test_resnet18_is_torchvisions_with_a_small_stem(device):
     assert_close(ours.to(device).eval()(x.to(device)).cpu(), theirs.eval()(x), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("stride, height, width", [(1, 8, 8), (2, 8, 8), (2, 32, 24), (1, 17, 32)])
-def test_narrow_takes_any_size_from_8(stride, height, width, device):
-    encoder = ResNet(BLOCKS["narrow"], 8, stride).to(device)
-    assert encoder(torch.zeros(2, 3, height, width, device=device)).shape == (2, encoder.dim) == (2, 32)
+def test_resnet50_is_torchvisions():
+    ours, theirs = ResNet(BLOCKS["resnet50"], 64, **IMAGENET).double().eval(), resnet50().double().eval()
+    theirs.fc = nn.Identity()
+    for i, value in enumerate([*ours.parameters(), *(b for b in ours.buffers() if b.dim())]):
+        value.data.mul_(0.9 + 0.2 * random(value.numel(), seed=i).view(value.shape)).add_(0.01)
+    values = list(ours.state_dict().values())  # parameters and running statistics, in order
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), values, strict=True)))
+    x = random(2, 3, 64, 48).double()
+    assert ours.dim == 2048
+    assert_close(ours(x), theirs(x), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("width", [8, 32])
-def test_gradients_equal_those_in_double_precision(width, device):
+def size(blocks, width, **kind):
+    """Parameters, and running statistics, of an encoder; nothing is allocated."""
+    with torch.device("meta"):
+        encoder = ResNet(blocks, width, **kind)
+    assert encoder.dim == 32 * width
+    statistics = [b for b in encoder.buffers() if b.dim()]  # not the counts of batches
+    return sum(p.numel() for p in encoder.parameters()), sum(b.numel() for b in statistics)
+
+
+SIMCLR2 = [  # depth, width, millions without and with selective kernels: SimCLRv2 (arXiv 2006.10029), table 1
+    (50, 1, 24, 35), (50, 2, 94, 140), (101, 1, 43, 65), (101, 2, 170, 257), (152, 1, 58, 89), (152, 2, 233, 354),
+    (152, 3, None, 795),
+]  # fmt: skip
+DEPTHS = {50: BLOCKS["resnet50"], 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: BLOCKS["resnet200"]}
+
+
+@pytest.mark.parametrize("depth, width, plain, sk", SIMCLR2)
+def test_sizes_are_those_of_simclrv2(depth, width, plain, sk):
+    """Its counts agree in all rows if running statistics are counted too, as TensorFlow's variables are."""
+    for millions, kind in ((plain, IMAGENET), (sk, SK)):
+        if millions:
+            assert round(sum(size(DEPTHS[depth], 64 * width, **kind)) / 1e6) == millions
+
+
+@pytest.mark.parametrize("depth, width, millions", [(50, 1, 24), (50, 2, 94), (50, 4, 375), (200, 2, 250)])
+def test_sizes_are_those_of_byol(depth, width, millions):
+    """BYOL (arXiv 2006.07733), table 1; SimCLR (arXiv 2002.05709), table 6, has the same for ResNet-50."""
+    assert round(size(DEPTHS[depth], 64 * width, **IMAGENET)[0] / 1e6) == millions
+
+
+def test_size_of_resnet50_is_torchvisions():
+    with torch.device("meta"):
+        theirs = sum(p.numel() for p in resnet50().parameters())
+    assert theirs == 25_557_032 and size(BLOCKS["resnet50"], 64, **IMAGENET)[0] == theirs - 1000 * 2049 == 23_508_032
+
+
+@pytest.mark.parametrize("backbone, sk", [("narrow", 0), ("resnet18", 0), ("resnet50", 1), ("resnet200", 0)])
+def test_networks_are_those_of_the_config(backbone, sk):
+    config = tiny(backbone=backbone, width=16, stem="imagenet", sk=bool(sk), recompute=True)
+    with torch.device("meta"):
+        encoder = networks(config, torch.Generator("cpu"))["encoder"]
+        same = ResNet(BLOCKS[backbone], 16, stem="imagenet", bottleneck=backbone in ("resnet50", "resnet200"), sk=sk)
+    shapes = [[(name, value.shape) for name, value in f.state_dict().items()] for f in (encoder, same)]
+    assert shapes[0] == shapes[1] and encoder.recompute and len(encoder.stages) == sum(BLOCKS[backbone])
+
+
+def test_selective_kernels_need_bottlenecks():
+    for backbone in ("narrow", "resnet18"):
+        with pytest.raises(ValueError, match="^sk = True needs bottlenecks; give backbone resnet50 or resnet200, or"):
+            networks(tiny(backbone=backbone, sk=True), torch.Generator())
+
+
+def test_a_block_with_selective_kernels_is_numpys(device):
+    checks.check_selective_kernels(device)
+
+
+def kernels(module):
+    """(kernel, stride) of the convolutions and poolings of a module, in order."""
+    found = [m for m in module.modules() if isinstance(m, (nn.Conv2d, nn.MaxPool2d))]
+    return [tuple(v if type(v) is int else v[0] for v in (m.kernel_size, m.stride)) for m in found]
+
+
+@pytest.mark.parametrize("kind, wanted, side", [
+    (dict(stem_stride=2), [(3, 2)], 112), (dict(bottleneck=True, sk=True), [(3, 1)], 224),
+    (dict(stem="imagenet"), [(7, 2), (3, 2)], 56), (SK, [(3, 2), (3, 1), (3, 1), (3, 2)], 56),
+])  # fmt: skip
+def test_stems(kind, wanted, side):
+    stem = ResNet((1,), 16, **kind).stem
+    assert kernels(stem) == wanted
+    assert stem(torch.zeros(1, 3, 224, 224).expand(2, -1, -1, -1)).shape == (2, 16, side, side)
+
+
+@pytest.mark.parametrize("height, width", [(8, 8), (32, 24), (17, 32), (15, 9)])
+@pytest.mark.parametrize("kind", [{}, dict(stem_stride=2), dict(stem="imagenet"), BOTTLENECK, IMAGENET, SK])
+def test_encoders_take_any_size_from_8(kind, height, width, device):
+    encoder = ResNet((1, 2, 1, 1), 8, **kind).to(device)
+    dim = 256 if kind.get("bottleneck") else 64
+    assert encoder(torch.zeros(2, 3, height, width, device=device)).shape == (2, encoder.dim) == (2, dim)
+
+
+@pytest.mark.parametrize("width, kind", [(8, {}), (32, {}), (8, IMAGENET), (8, SK)])
+def test_gradients_equal_those_in_double_precision(width, kind, device):
     """Channels-last float32, as trained, against contiguous float64: a wrong convolution kernel shows here."""
-    encoder, x = ResNet(BLOCKS["narrow"], width, 2), random(16, 3, 24, 24)
+    encoder, x = ResNet(BLOCKS["narrow"], width, 2, **kind), random(16, 3, 24, 24)
+    for module in encoder.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)  # no gradient passes a batch norm at zero
     double, gradients = copy.deepcopy(encoder).double(), []
     single = encoder.to(device, memory_format=torch.channels_last)
     for model, images in ((single, x.to(device, memory_format=torch.channels_last)), (double, x.double())):
@@ -47,6 +141,32 @@ def test_gradients_equal_those_in_double_precision(width, device):
         gradients.append([p.grad.cpu().double() for p in model.parameters()])
     for ours, exact in zip(*gradients, strict=True):
         assert (ours - exact).norm() < 1e-3 * exact.norm()
+
+
+def test_basic_blocks_are_named_and_drawn_as_ever():
+    """Checkpoints rest on the names, runs on the order of the draws: a shortcut, its block; then He's rule anew."""
+    torch.manual_seed(5)
+    encoder = ResNet((1, 1), 8)
+    torch.manual_seed(5)
+    shapes = {"stem.0": (8, 3, 3), "stages.0.conv1": (8, 8, 3), "stages.0.conv2": (8, 8, 3)}
+    shapes |= {"stages.1.downsample.0": (16, 8, 1), "stages.1.conv1": (16, 8, 3), "stages.1.conv2": (16, 16, 3)}
+    made = {name: nn.Conv2d(i, o, k, bias=False).weight for name, (o, i, k) in shapes.items()}
+    drawn = ["stem.0", "stages.0.conv1", "stages.0.conv2", "stages.1.conv1", "stages.1.conv2", "stages.1.downsample.0"]
+    for name in drawn:
+        nn.init.kaiming_normal_(made[name], mode="fan_out", nonlinearity="relu")
+        assert torch.equal(encoder.get_submodule(name).weight, made[name])
+    norms = ("stem.1", "stages.0.bn1", "stages.0.bn2", "stages.1.bn1", "stages.1.bn2", "stages.1.downsample.1")
+    wanted = [f"{name}.weight" for name in drawn] + [f"{name}.{p}" for name in norms for p in ("weight", "bias")]
+    assert sorted(name for name, _ in encoder.named_parameters()) == sorted(wanted)
+
+
+@pytest.mark.parametrize("kind, zero", [({}, False), (BOTTLENECK, True), (SK, True)])
+def test_bottlenecks_start_as_their_shortcuts(kind, zero):
+    encoder, x = ResNet((2, 1), 8, **kind), random(4, 32 if kind else 8, 6, 6) - 0.5
+    assert torch.equal(encoder.stages[1](x), x.relu()) is zero
+    norms = [m.weight.detach() for m in encoder.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert sum(bool((w == 0).all()) for w in norms) == (3 if zero else 0)
+    assert all(bool((w == 0).all() or (w == 1).all()) for w in norms)
 
 
 def test_convolutions_start_by_hes_rule():
@@ -61,3 +181,33 @@ def test_heads_have_the_sizes_of_the_config():
     assert [tuple(p.shape) for p in g.parameters()] == [(24, f.dim), (24,), (24,), (24,), (8, 24)]
     assert [tuple(p.shape) for p in h.parameters()] == [(12, 8), (12,), (12,), (12,), (8, 12)]
     assert mlp(3, 4, 2)(torch.zeros(5, 3)).shape == (5, 2)
+
+
+def gradients_and_statistics(parts, sizes=(16, 12)):
+    """Of a step of encoder, projector and predictor on images of two sizes, in float64."""
+    parts.zero_grad()
+    for seed, side in enumerate(sizes):
+        x = random(8, 3, side, side, seed=seed).double()
+        for part in parts.values():
+            x = part(x)
+        x.square().mean().backward()
+    return {name: p.grad for name, p in parts.named_parameters()} | dict(parts.named_buffers())
+
+
+def test_compiled_networks_compute_the_same_under_the_same_names():
+    """By the tracer alone: inductor would take a minute to compile, and is torch's to test."""
+    eager = networks(tiny(), torch.Generator()).double()
+    fast = copy.deepcopy(eager)
+    compiled(fast, backend="eager")
+    assert list(fast.state_dict()) == list(eager.state_dict())
+    assert_close(gradients_and_statistics(fast), gradients_and_statistics(eager), rtol=1e-10, atol=1e-12)
+    with torch.compiler.set_stance("fail_on_recompile"):  # nothing is compiled again in the second step
+        assert_close(gradients_and_statistics(fast), gradients_and_statistics(eager), rtol=1e-10, atol=1e-12)
+        with pytest.raises(RuntimeError, match="recompile"):
+            gradients_and_statistics(fast.float())
+    torch.compiler.reset()
+
+
+def test_compile_and_recompute_are_refused_together():
+    with pytest.raises(ValueError, match="^compile = True does not go with recompute = True; give recompute=False"):
+        compiled(networks(tiny(recompute=True), torch.Generator()))

@@ -4,6 +4,7 @@ A bug is a function of the right piece that returns a wrong one. `planted(check,
 which module or class it replaces and which check has to find it; the same check passes without the bug.
 """
 
+import contextlib
 import copy
 import functools
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from semppl_mini import ema, lars, losses, positives, pseudo_labels, semppl, train, views
+from semppl_mini import ema, lars, losses, memory, networks, positives, pseudo_labels, semppl, train, views
 from semppl_mini.queue import LabelledQueue
 from semppl_mini.semppl import SemPPL
 
@@ -387,6 +388,43 @@ def the_foreground_is_masked(right):
 @planted(checks.check_whole_view, views, "greyscale")
 def greyscale_is_forgotten(right):
     return lambda x, apply: x
+
+
+# ---- networks
+
+
+@planted(checks.check_selective_kernels, networks.SelectiveKernel, "forward")
+def kernels_are_not_selected(right):
+    def wrong(self, x):
+        u = self.branches(x).chunk(2, 1)
+        return (u[0] + u[1]) / 2
+
+    return wrong
+
+
+@planted(checks.check_selective_kernels, networks, "_pool")
+def shortcuts_count_pixels_beyond_the_edge(right):
+    return lambda stride: torch.nn.Sequential(torch.nn.ZeroPad2d((0, 1, 0, 1)), torch.nn.AvgPool2d(2, stride))
+
+
+@planted(checks.check_memory, memory, "buffers_kept")
+def recomputation_updates_running_statistics_again(right):
+    return lambda network: contextlib.nullcontext()
+
+
+@planted(checks.check_memory, memory, "in_parts")
+def only_the_last_part_has_a_gradient(right):
+    def wrong(network, x, n):
+        z = right(network, x, n)
+        first = len(x) - len(x) // n
+        return torch.cat([z[:first].detach(), z[first:]])
+
+    return wrong
+
+
+@planted(checks.check_memory, memory, "in_parts")
+def parts_are_normalised_by_the_whole_batch(right):
+    return lambda network, x, n: right(network, x, 1)
 
 
 # ---- hidden labels
