@@ -24,15 +24,14 @@ from semppl_mini.networks import networks
 from semppl_mini.train import steps_per_epoch
 
 HEADROOM = 0.1  # of a chip's memory, for temporaries and what an allocator wastes [ours]
-OPTIMIZER = {"lars": 1, "sgd": 1, "adamw": 2}  # numbers kept for each weight
 
 
 class Chip(NamedTuple):
-    """Peak FLOP/s with bf16 inputs, without sparsity; memory in bytes, a GB read as 10^9; who publishes the figures."""
+    """Peak FLOP/s with bf16 inputs, without sparsity; bytes of memory, a GB read as 10^9; who publishes the figures."""
 
     name: str
     peak: float
-    memory: float
+    memory: float | None
     source: str
 
 
@@ -53,7 +52,7 @@ def chip_of(name: str, flops: float | None = None) -> Chip:
     if name == "cpu-core":
         if flops is None or not 0 < flops < math.inf:
             raise ValueError(f"cpu-core has no published peak and --flops is {flops}; give one, such as --flops 5e10.")
-        return Chip(name, flops, math.inf, "speed given, memory not limited")
+        return Chip(name, flops, None, "speed as given")
     if name not in CHIPS:
         raise ValueError(f"There is no chip {name!r}; choose one of {', '.join(CHIPS)}, or cpu-core with --flops.")
     if flops is not None:
@@ -64,15 +63,22 @@ def chip_of(name: str, flops: float | None = None) -> Chip:
 # ---- counted on the meta device -------------------------------------------------------------------------------------
 
 
-def parts(config: Config) -> torch.nn.ModuleDict:
+@functools.cache
+def parts(network: Config) -> torch.nn.ModuleDict:
     """Encoder f, projector g, predictor h without memory behind them."""
     generator = torch.Generator()
     with torch.device("meta"):
-        return networks(config, generator)
+        return networks(network, generator)
 
 
-def saved_bytes(run, known) -> tuple[int, object]:
-    """Bytes that run() keeps for its gradient, each storage once and those of the tensors `known` left out; run()."""
+def network_of(config: Config) -> Config:
+    """What the networks are made from, all else as by default: plans that differ in the rest count once."""
+    own = ("backbone", "width", "stem", "stem_stride", "sk", "recompute")
+    return Config(**{n: getattr(config, n) for n in (*own, "projector_hidden", "predictor_hidden", "embedding_dim")})
+
+
+def saved_bytes(run, known) -> tuple[torch.Tensor, object]:
+    """Bytes of (floats, integers) that run() keeps for its gradient, each storage once, without `known`; and run()."""
     kept, known = {}, {t.untyped_storage()._cdata for t in known}
 
     def pack(t):
@@ -81,199 +87,196 @@ def saved_bytes(run, known) -> tuple[int, object]:
 
     with saved_tensors_hooks(pack, lambda t: t):
         out = run()
-    return sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in known), out
+    new = [(t.untyped_storage().nbytes(), t.is_floating_point()) for key, t in kept.items() if key not in known]
+    return torch.tensor([sum(n for n, is_float in new if is_float == kind) for kind in (True, False)]), out
 
 
 @functools.cache
-def count(config: Config, size: int) -> dict[str, float]:
-    """One image (3, size, size) through the networks: FLOPs of each pass, float32 bytes kept for the backward pass.
+def count(network: Config, size: int) -> dict:
+    """One image (3, size, size) through the networks: FLOPs of the passes, bytes (floats, integers) kept for backward.
 
     "kept" leaves out weights and the image; "block" is the most one block keeps, which `recompute` holds for a moment.
     """
-    rows, flops = 2, {}  # batch norm wants two rows; all else is linear in them
-    f, g, h = parts(config).values()
+    rows = 64  # any number costs the same here; the share of what does not grow with it, batch statistics, vanishes
+    f, g, h = parts(network).values()
     x = torch.empty(rows, 3, size, size, device="meta")
-    with FlopCounterMode(display=False) as flops["target"], torch.no_grad():
-        g(f(x))
-    with FlopCounterMode(display=False) as flops["online"]:
-        kept, o = saved_bytes(lambda: h(g(f(x))), [x, *f.parameters(), *g.parameters(), *h.parameters()])
-    with FlopCounterMode(display=False) as flops["backward"]:
+    with FlopCounterMode(display=False) as counter:
+        kept, o = saved_bytes(lambda: h(g(f(x))), [x, *parts(network).parameters()])
+        forward = counter.get_total_flops() / rows
         o.backward(torch.empty_like(o))
-    counted = {name: counter.get_total_flops() / rows for name, counter in flops.items()}
-    block = largest_block(parts(config.replace(recompute=False))["encoder"], x) if config.recompute else 0
-    return {**counted, "kept": kept / rows, "block": block / rows}
+    predictor = sum(2 * w.numel() for w in h.parameters() if w.dim() == 2)  # the target has none
+    block = torch.zeros(2)
+    if network.recompute:
+        block = largest_block(parts(network.replace(recompute=False))["encoder"], x)
+    backward = counter.get_total_flops() / rows - forward
+    flops = {"online": forward, "backward": backward, "target": forward - predictor}
+    return {**flops, "kept": kept / rows, "block": block / rows}
 
 
-def largest_block(f: torch.nn.Module, x: torch.Tensor) -> int:
-    """The most bytes that one block of an encoder keeps."""
+def largest_block(f: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """The most bytes (floats, integers) that one block of an encoder keeps."""
     x, sizes = f.stem(x), []
     for block in f.stages:
         kept, x = saved_bytes(functools.partial(block, x), [x, *block.parameters()])
         sizes.append(kept)
-    return max(sizes)
+    return max(sizes, key=sum)
 
 
 # ---- formulas -------------------------------------------------------------------------------------------------------
 
 
 def flops(config: Config) -> dict[str, float]:
-    """FLOPs a step by part, over all devices together; a multiply-add is two."""
+    """FLOPs a step by part, of all devices together; a multiply-add is two."""
     c, pairs = config, (config.large_views + config.small_views) * config.large_views  # (L + V) L
-    large, small = count(c, c.large_size), count(c, c.small_size)
-
-    def views(name: str) -> float:
-        return c.batch_size * (c.large_views * large[name] + c.small_views * small[name])
-
-    asked = (c.voting_views or c.large_views) ** 2  # L L queries and queues
+    large, small = (count(network_of(c), size) for size in (c.large_size, c.small_size))
+    views = {name: c.batch_size * (c.large_views * large[name] + c.small_views * small[name]) for name in small}
     return {
-        "online forward": views("online") * (2 if c.microbatches > 1 else 1),
-        "online backward": views("backward"),
+        "online forward": views["online"] * (2 if c.microbatches > 1 else 1),
+        "online backward": views["backward"],  # with what `recompute` computes again
         "target forward": c.batch_size * c.large_views * large["target"],
         "similarities": 2 * 2 * pairs * c.batch_size * (c.batch_size + c.semantic_positives) * c.embedding_dim,
-        "votes": 2 * asked * c.batch_size * c.queue * c.embedding_dim,
+        "votes": 2 * (c.voting_views or c.large_views) ** 2 * c.batch_size * c.queue * c.embedding_dim,
     }
 
 
 def memory(config: Config, devices: int, classes: int) -> dict[str, float]:
-    """Bytes a device by part."""
-    c, nets, half = config, parts(config), config.precision != "fp32"
-    rows, views = c.batch_size / devices, c.large_views + c.small_views
-    large, small = count(c, c.large_size), count(c, c.small_size)
+    """Bytes a device, by part."""
+    c, nets, m, half = config, parts(network_of(config)), config.microbatches, config.precision != "fp32"
+    b, views = c.batch_size / devices, c.large_views + c.small_views
+    large, small = (count(network_of(c), size) for size in (c.large_size, c.small_size))
+    kept = c.large_views * large["kept"] + c.small_views * small["kept"] if m == 1 else large["kept"] / m  # one part
+    floats, integers = (kept + large["block"] / m).tolist()
     pixels = 3 * (c.large_views * c.large_size**2 + c.small_views * c.small_size**2)
-    kept = (c.large_views * large["kept"] + c.small_views * small["kept"]) / c.microbatches
-    asked, weights = (c.voting_views or c.large_views) ** 2, sum(4 * p.numel() for p in nets.parameters())
+    weights = 4 * sum(p.numel() for p in nets.parameters())
     return {
-        "activations": rows * (kept + large["block"] / c.microbatches) / (2 if half else 1),
-        "views": rows * pixels * (6 if half else 4),  # float32, and what the first convolution keeps of them
-        "similarities": 2 * views * c.large_views * rows * c.batch_size * 4,  # (L + V, L, b, B), and their gradient
-        "votes": 16e6 + rows * asked * classes * 5,  # a chunk of the k-NN; one-hot votes and their weights
+        "activations": b * (floats / (2 if half else 1) + integers),
+        "views": b * pixels * (6 if half else 4),  # float32, and what the first convolution keeps of them
+        "weights in bf16": half * weights / 2 * (views if m == 1 and not c.recompute else 1),  # autocast's, a view
+        "similarities": 2 * views * c.large_views * b * c.batch_size * 4,  # (L + V, L, b, B), and their gradient
+        "votes": 16e6 + b * (c.voting_views or c.large_views) ** 2 * classes * 5,  # k-NN; one-hot votes, weights
         "queues": c.large_views * (c.queue + 1) * c.embedding_dim * 4 + (c.queue + 1) * 16 + 8,
-        "online networks": size_of(nets),
-        "target networks": size_of(nets["encoder"], nets["projector"]),
-        "gradients": weights * (2 if devices > 1 else 1),  # a second time, flat, to be exchanged
-        "optimizer": OPTIMIZER[c.optimizer] * weights,
+        "online networks": size_of(nets.values()),
+        "target networks": size_of([nets["encoder"], nets["projector"]]),
+        "gradients": weights * (2 if devices > 1 else 1),  # once more in a row, to be exchanged
+        "optimizer": weights * (2 if c.optimizer == "adamw" else 1),
     }
 
 
-def size_of(*modules: torch.nn.Module) -> int:
+def size_of(modules) -> int:
     return sum(t.nbytes for module in modules for t in [*module.parameters(), *module.buffers()])
 
 
 def traffic(config: Config, devices: int) -> dict[str, float]:
-    """Bytes that a device sends a step; a ring sends 2 (n - 1) / n of what is summed, (n - 1) / n of what is gathered."""
-    c, nets, ring = config, parts(config), (devices - 1) / devices
-    f_g, h = (sum(t.numel() for net in some for name, t in net.named_buffers() if "mean" in name)
-              for some in ((nets["encoder"], nets["projector"]), (nets["predictor"],)))  # fmt: skip
-    passes = 3 if c.microbatches > 1 else 2  # forward (twice if in parts) and backward, mean and variance in each
-    online = passes * (c.large_views + c.small_views) * (f_g + h)
-    sums = 2 * c.microbatches * (online + c.large_views * f_g)
+    """Bytes a device sends a step: in a ring 2 (n - 1) / n of what is summed, (n - 1) / n of what is gathered."""
+    c, nets, ring = config, parts(network_of(config)), (devices - 1) / devices
+    channels = {name: sum(m.num_features for m in net.modules() if hasattr(m, "running_mean"))
+                for name, net in nets.items()}  # fmt: skip
+    target = channels["encoder"] + channels["projector"]
+    passes = 2 + (c.microbatches > 1) + c.recompute  # forward, backward, and forward again
+    layers = passes * (c.large_views + c.small_views) * sum(channels.values()) + c.large_views * target
     return {
         "gradients": 2 * ring * 4 * sum(p.numel() for p in nets.parameters()),
-        "batch norm": 2 * ring * 4 * sums,
+        "batch norm": 2 * ring * 4 * 2 * c.microbatches * layers,  # two sums a channel
         "targets": ring * c.batch_size * (c.large_views * c.embedding_dim * 4 + 16),  # with labels and ids
     }
 
 
 def plan(config: Config, devices: int, chip: Chip, utilisation: float, images: int, classes: int = 1000) -> dict:
-    """All of it for a run on `images` images at a share `utilisation` of the chips' peak; ValueError says what is odd."""
+    """All of it, for a run on `images` images at a share `utilisation` of the peak; ValueError says what is odd."""
     check(config, devices, utilisation)
-    nets, steps = parts(config), config.epochs * steps_per_epoch(config, images)
-    sizes = {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
-    sizes["target"] = sizes["encoder"] + sizes["projector"]
-    shared, held = flops(config), memory(config, devices, classes)
-    replicated = {  # each device does these in full
-        "updates": 11 * sum(p.numel() for p in nets.parameters()) + 3 * sizes["target"],  # LARS, EMA
-        "queue sort": config.queue * math.log2(config.queue + 1),
-    }
-    seconds = (sum(shared.values()) / devices + sum(replicated.values())) / (chip.peak * utilisation)
-    fits = sum(held.values()) <= chip.memory * (1 - HEADROOM)
+    sizes = {name: sum(p.numel() for p in net.parameters()) for name, net in parts(network_of(config)).items()}
+    updates = 11 * sum(sizes.values()) + 3 * (sizes["encoder"] + sizes["projector"])  # LARS and EMA, on every device
+    work, held, steps = flops(config), memory(config, devices, classes), config.epochs * steps_per_epoch(config, images)
+    seconds = (sum(work.values()) / devices + updates) / (chip.peak * utilisation)
+    fits = room(held, chip) >= 0
     return {
-        "devices": devices, "chip": chip._asdict(), "utilisation": utilisation, "images": images, "classes": classes,
-        "config": config.to_dict(), "rows": config.batch_size // devices, "parameters": sizes, "flops": shared,
-        "replicated": replicated, "memory": held, "fits": fits, "traffic": traffic(config, devices), "steps": steps,
-        "seconds": seconds, "hours": steps * seconds / 3600,
+        "config": config.to_dict(), "devices": devices, "rows": config.batch_size // devices, "chip": chip._asdict(),
+        "utilisation": utilisation, "images": images, "classes": classes,
+        "parameters": {**sizes, "target": sizes["encoder"] + sizes["projector"]},
+        "flops": work, "replicated": updates, "memory": held, "fits": fits, "traffic": traffic(config, devices),
         "remedies": [] if fits else remedies(config, devices, chip, classes),
+        "steps": steps, "seconds": seconds, "hours": steps * seconds / 3600,
     }  # fmt: skip
+
+
+def room(held: dict, chip: Chip) -> float:
+    """Bytes of a chip that are left, beside the headroom; negative if they are too few."""
+    return (chip.memory or math.inf) * (1 - HEADROOM) - sum(held.values())
 
 
 def check(config: Config, devices: int, utilisation: float) -> None:
     B, m = config.batch_size, config.microbatches
     if devices < 1 or B % devices:
-        near = [n for n in range(1, B + 1) if B % n == 0]
-        near = sorted(sorted(near, key=lambda n: abs(n - devices))[:2])
-        few = " or ".join(map(str, near))
-        raise ValueError(f"batch_size = {B} cannot be shared by {devices} devices; give for example {few} of them.")
-    if B // devices % m:
-        raise ValueError(f"microbatches = {m} does not divide the {B // devices} rows of a device; give a divisor.")
+        near = min((n for n in range(1, B + 1) if B % n == 0), key=lambda n: abs(n - devices))
+        raise ValueError(f"batch_size = {B} cannot be shared by {devices} devices; give {near}, or another batch_size.")
+    if m > 1 and (B // devices % m or B // devices < 2 * m):
+        raise ValueError(f"microbatches = {m} does not part the {B // devices} rows of a device; give a divisor.")
     if not 0 < utilisation <= 1:
         raise ValueError(f"utilisation = {utilisation} lies outside (0, 1]; give a share of the peak, such as 0.2.")
     if config.precision == "fp64":
-        raise ValueError("precision = 'fp64' is for checks and is not planned; give bf16 or fp32.")
+        raise ValueError("precision = 'fp64' is for checks and cannot be planned; give bf16 or fp32.")
 
 
 def remedies(config: Config, devices: int, chip: Chip, classes: int) -> list[str]:
-    """Changes of which each alone makes it fit, and the last resort if none does."""
-
-    def first(tries: list[dict], change) -> str | None:
-        for fields in tries:
-            if sum(change(fields).values()) <= chip.memory * (1 - HEADROOM):
-                return ", ".join(f"{name}={value}" for name, value in fields.items())
-        return None
-
-    rows = config.batch_size // devices
-    halves = [{"microbatches": m} for m in (2**i for i in range(1, 20)) if rows % m == 0 and rows // m > 1]
-    again = {"recompute": True}
+    """Changes each of which makes it fit, the least of its kind; two together only if no single one does."""
+    b, doubling = config.batch_size // devices, [2**i for i in range(1, 20)]
+    split = [{"microbatches": m} for m in doubling if b % m == 0 and b >= 2 * m]
     more = [{"devices": n} for n in range(devices + 1, config.batch_size + 1) if config.batch_size % n == 0]
-    queues = [{"queue": config.queue >> i} for i in range(1, 20) if config.queue >> i > config.k]
+    smaller = [{"queue": config.queue // q} for q in doubling if config.queue // q >= config.k]
 
-    def with_fields(fields: dict) -> dict:
-        return memory(config.replace(**fields), devices, classes)
+    def fits(fields: dict) -> bool:
+        changed = config.replace(**{name: value for name, value in fields.items() if name != "devices"})
+        return room(memory(changed, fields.get("devices", devices), classes), chip) >= 0
 
-    found = [first([again], with_fields), first(halves, with_fields)]
-    found += [] if any(found) else [first([again | half for half in halves], with_fields)]
-    found += [first(more, lambda fields: memory(config, fields["devices"], classes)), first(queues, with_fields)]
-    return [change for change in found if change] or ["no single change; take a larger chip or a smaller network"]
+    def least(*kinds: list[dict]) -> list[str]:
+        found = [next(filter(fits, kind), {}) for kind in kinds]
+        return [" ".join(f"{name}={value}" for name, value in fields.items()) for fields in found if fields]
+
+    both = [{"recompute": True, **fields} for fields in split]
+    return least([{"recompute": True}], split, smaller, more) or least(both) or ["a larger chip or smaller network"]
 
 
 # ---- printed --------------------------------------------------------------------------------------------------------
 
 
 def human(number: float, unit: str = "") -> str:
-    """123456789.0, "B" -> "123 MB"."""
-    power = max(0, min(6, int(math.log10(number) // 3))) if number >= 1 else 0
-    value = number / 1000**power
-    return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f} {' kMGTPE'[power].strip()}{unit}".rstrip()
+    """123456789, "B" -> "123 MB"."""
+    power = min(6, int(math.log10(number) // 3)) if number >= 1 else 0
+    return f"{number / 1000**power:.3g} {' kMGTPE'[power].strip()}{unit}".strip()
 
 
 def table(title: str, entries: dict, unit: str) -> list[str]:
     total = sum(entries.values())
-    lines = [f"  {name:18}{human(n, unit):>14}{n / max(total, 1):8.1%}" for name, n in entries.items()]
-    return [title, *lines, f"  {'total':18}{human(total, unit):>14}"]
+    lines = [f"  {name:18}{human(n, unit):>12}{n / total:8.1%}" for name, n in entries.items()]
+    return [title, *lines, f"  {'together':18}{human(total, unit):>12}"]
 
 
 def text(p: dict) -> str:
-    """A plan as lines to read."""
-    chip, limit = p["chip"], human(p["chip"]["memory"], "B") if p["chip"]["memory"] < math.inf else "no limit"
-    lines = [f"{p['devices']} x {chip['name']}: {human(chip['peak'], 'FLOP/s')}, {limit} each ({chip['source']})"]
-    lines += [f"batch {p['config']['batch_size']:,}, {p['rows']:,} rows a device; {p['config']['epochs']} epochs of {p['images']:,} images"]
-    lines += ["parameters: " + ", ".join(f"{name} {human(n)}" for name, n in p["parameters"].items())]
-    lines += table("FLOPs a step, all devices", p["flops"], "FLOP")
-    lines += table("done again on every device", p["replicated"], "FLOP")
-    lines += table("memory a device", p["memory"], "B")
-    lines += [f"  {'fits' if p['fits'] else 'DOES NOT FIT'} in {limit}, a tenth of it kept free"]
-    lines += [f"    would fit: {change}" for change in p["remedies"]]
-    lines += table("sent by a device a step", p["traffic"], "B")
-    time = f"{p['steps']:,} steps of {p['seconds']:.3g} s at {p['utilisation']:.0%} of the peak"
-    return "\n".join([*lines, f"{time}: {p['hours']:.1f} hours, {p['hours'] * p['devices']:,.0f} device hours"])
+    """A plan, to read."""
+    c, chip = p["config"], p["chip"]
+    limit = human(chip["memory"], "B") if chip["memory"] else "memory without limit"
+    lines = [
+        f"{p['devices']} x {chip['name']}, each {human(chip['peak'], 'FLOP/s')}, {limit} ({chip['source']})",
+        f"batch {c['batch_size']}, {p['rows']} rows a device; {c['epochs']} epochs of {p['images']} images",
+        "parameters: " + ", ".join(f"{name} {human(n)}" for name, n in p["parameters"].items()),
+        *table("FLOPs a step, all devices", p["flops"], "FLOP"),
+        f"  beside these {human(p['replicated'], 'FLOP')} on every device: optimizer and moving average",
+        *table("memory a device", p["memory"], "B"),
+        f"  {'fits' if p['fits'] else 'DOES NOT FIT'} in {limit}, a tenth kept free",
+        *(f"    would fit: {change}" for change in p["remedies"]),
+    ]
+    lines += table("sent by a device a step", p["traffic"], "B") if p["devices"] > 1 else ["sent by a device: nothing"]
+    pace = f"{p['steps']} steps of {p['seconds']:.3g} s at {p['utilisation']:.0%} of the peak"
+    return "\n".join([*lines, f"{pace}: {p['hours']:.3g} hours, {p['hours'] * p['devices']:.3g} device hours"])
 
 
 def paper(config: Config, utilisation: float, images: int) -> str:
     """The hardware the paper states, read both ways."""
-    lines = ["the paper: 128 Cloud TPU v3, chips or cores unstated, 300 epochs; this recipe there"]
+    lines = ["the paper states 128 Cloud TPUv3, chips or cores unsaid, and 300 epochs; this recipe there:"]
     for name in ("tpu-v3", "tpu-v3-core"):
         p = plan(config, 128, CHIPS[name], utilisation, images)
-        held = f"{human(sum(p['memory'].values()), 'B')} of {human(p['chip']['memory'], 'B')} a device"
-        lines += [f"  on 128 {name:12} {p['hours']:6.1f} hours, {held}: {'fits' if p['fits'] else 'does not fit'}"]
+        held = f"{human(sum(p['memory'].values()), 'B')} of {human(p['chip']['memory'], 'B')} each"
+        lines += [f"  128 x {name:12}{p['hours']:6.3g} hours, {held}, {'fits' if p['fits'] else 'does not fit'}"]
     return "\n".join(lines)
 
 
