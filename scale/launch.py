@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import imagenet
 import torch
 
 import semppl_mini as s
@@ -33,7 +34,9 @@ def arguments(doc: str):
     parser.add_argument("preset", help=", ".join(s.presets.NAMES))
     parser.add_argument("changes", nargs="*", metavar="field=value", help="any field of the list below")
     parser.add_argument("--name", required=True, help="of the run: its folder and its JSON file")
-    parser.add_argument("--data", help="name or path of a data pack (default: digits, cifar10 or cifar100)")
+    parser.add_argument("--data", help="a data pack, name or path (default: digits, cifar10, cifar100), or a folder of "
+                        "class folders or tar shards, see scale/imagenet.py")  # fmt: skip
+    parser.add_argument("--label-list", help="a file of names of images in that folder: these keep their labels")
     parser.add_argument("--weights", help="start from the networks of this run (folder or checkpoint), all else new")
     parser.add_argument("--save-every", type=int, metavar="STEPS", help="save within an epoch, too")
     parser.add_argument("--steps", type=int, help="go on to this step and no further; the same command continues")
@@ -69,7 +72,7 @@ def hardware(config) -> dict:
 def main(doc: str, launcher: str) -> None:
     args, start = arguments(doc), time.time()
     config = s.presets.named(args.preset).replace(**dict(override(text) for text in args.changes))
-    data = load(args, config)
+    config, data = load(args, config)
     checkpoint.make_folder(args.out)  # before hours of training, not after
     result = {"name": args.name, "data": data.provenance, "hardware": hardware(config), "config": config.to_dict()}
     result["command"] = shlex.join(["python", launcher, *sys.argv[1:]])
@@ -93,8 +96,16 @@ def main(doc: str, launcher: str) -> None:
 
 
 def load(args, config):
+    """The data, and the config with as many labels as a list names."""
     name = args.data or ("digits" if args.preset == "digits" else args.preset.removesuffix("_cpu"))
-    return s.load_data(name, config.labels, config.label_seed)
+    if not Path(name).is_dir():
+        if args.preset.startswith("imagenet") or args.label_list:
+            raise ValueError(f"{name} is no folder of ImageNet; give --data FOLDER with train/SYNSET/*.JPEG or train*.tar.")
+        return config, s.load_data(name, config.labels, config.label_seed)
+    if args.label_list:
+        config = config.replace(labels=len(imagenet.read_list(args.label_list)))
+        return config, imagenet.load_imagenet(name, label_list=args.label_list)
+    return config, imagenet.load_imagenet(name, config.labels, label_seed=config.label_seed)
 
 
 def tensorboard(folder: Path):

@@ -1,0 +1,307 @@
+"""What a recipe costs on given chips: parameters, FLOPs, memory and traffic a device, hours. Nothing is trained.
+
+    python scale/plan.py imagenet_1pct --devices 128 --chip tpu-v3
+    python scale/plan.py imagenet_1pct width=128 recompute=True --devices 8 --chip h100 --utilisation 0.2
+
+Any field of `Config` can be given as field=value. The networks run forward and backward once on the meta device, where
+tensors have shapes but no numbers; what they compute and keep is counted there, the rest is formulas, each beside its
+line. B batch, b = B / n rows on each of n devices, m microbatches; L, V, D, Q, R, C as in the module.
+"""
+
+import functools
+import json
+import math
+from typing import NamedTuple
+
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from semppl_mini import presets
+from semppl_mini.command import Parser, command, override
+from semppl_mini.config import Config
+from semppl_mini.networks import networks
+from semppl_mini.train import steps_per_epoch
+
+HEADROOM = 0.1  # of a chip's memory, for temporaries and what an allocator wastes [ours]
+
+
+class Chip(NamedTuple):
+    """Peak FLOP/s with bf16 inputs, without sparsity; bytes of memory, a GB read as 10^9; who publishes the figures."""
+
+    name: str
+    peak: float
+    memory: float | None
+    source: str
+
+
+CHIPS = {chip.name: chip for chip in (
+    Chip("tpu-v3", 123e12, 32e9, "cloud.google.com/tpu/docs/v3; a chip has two cores"),
+    Chip("tpu-v3-core", 61.5e12, 16e9, "half of a chip"),
+    Chip("tpu-v4", 275e12, 32e9, "cloud.google.com/tpu/docs/v4"),
+    Chip("tpu-v5e", 197e12, 16e9, "cloud.google.com/tpu/docs/v5e"),
+    Chip("tpu-v5p", 459e12, 95e9, "cloud.google.com/tpu/docs/v5p"),
+    Chip("tpu-v6e", 918e12, 32e9, "cloud.google.com/tpu/docs/v6e"),
+    Chip("a100", 312e12, 80e9, "NVIDIA's A100 80GB data sheet"),
+    Chip("h100", 989e12, 80e9, "NVIDIA's H100 SXM data sheet, halved: it counts sparsity"),
+)}  # fmt: skip
+
+
+def chip_of(name: str, flops: float | None = None) -> Chip:
+    """The chip of that name, or "cpu-core" at `flops` FLOP/s. ValueError names those there are."""
+    if name == "cpu-core":
+        if flops is None or not 0 < flops < math.inf:
+            raise ValueError(f"cpu-core has no published peak and --flops is {flops}; give one, such as --flops 5e10.")
+        return Chip(name, flops, None, "speed as given")
+    if name not in CHIPS:
+        raise ValueError(f"There is no chip {name!r}; choose one of {', '.join(CHIPS)}, or cpu-core with --flops.")
+    if flops is not None:
+        raise ValueError(f"--flops = {flops:g} is for cpu-core, {name} has a published peak; give --utilisation.")
+    return CHIPS[name]
+
+
+# ---- counted on the meta device -------------------------------------------------------------------------------------
+
+
+@functools.cache
+def parts(network: Config) -> torch.nn.ModuleDict:
+    """Encoder f, projector g, predictor h without memory behind them."""
+    generator = torch.Generator()
+    with torch.device("meta"):
+        return networks(network, generator)
+
+
+def network_of(config: Config) -> Config:
+    """What the networks are made from, all else as by default: plans that differ in the rest count once."""
+    own = ("backbone", "width", "stem", "stem_stride", "sk", "recompute")
+    return Config(**{n: getattr(config, n) for n in (*own, "projector_hidden", "predictor_hidden", "embedding_dim")})
+
+
+def saved_bytes(run, known) -> tuple[torch.Tensor, object]:
+    """Bytes of (floats, integers) that run() keeps for its gradient, each storage once, without `known`; and run()."""
+    kept, known = {}, {t.untyped_storage()._cdata for t in known}
+
+    def pack(t):
+        kept[t.untyped_storage()._cdata] = t  # held, so that no other storage gets its address
+        return t
+
+    with saved_tensors_hooks(pack, lambda t: t):
+        out = run()
+    new = [(t.untyped_storage().nbytes(), t.is_floating_point()) for key, t in kept.items() if key not in known]
+    return torch.tensor([sum(n for n, is_float in new if is_float == kind) for kind in (True, False)]), out
+
+
+@functools.cache
+def count(network: Config, size: int) -> dict:
+    """One image (3, size, size) through the networks: FLOPs of the passes, bytes (floats, integers) kept for backward.
+
+    "kept" leaves out weights and the image; "block" is the most one block keeps, which `recompute` holds for a moment.
+    """
+    rows = 64  # any number costs the same here; the share of what does not grow with it, batch statistics, vanishes
+    f, g, h = parts(network).values()
+    x = torch.empty(rows, 3, size, size, device="meta")
+    with FlopCounterMode(display=False) as counter:
+        kept, o = saved_bytes(lambda: h(g(f(x))), [x, *parts(network).parameters()])
+        forward = counter.get_total_flops() / rows
+        o.backward(torch.empty_like(o))
+    predictor = sum(2 * w.numel() for w in h.parameters() if w.dim() == 2)  # the target has none
+    block = torch.zeros(2)
+    if network.recompute:
+        block = largest_block(parts(network.replace(recompute=False))["encoder"], x)
+    backward = counter.get_total_flops() / rows - forward
+    flops = {"online": forward, "backward": backward, "target": forward - predictor}
+    return {**flops, "kept": kept / rows, "block": block / rows}
+
+
+def largest_block(f: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """The most bytes (floats, integers) that one block of an encoder keeps."""
+    x, sizes = f.stem(x), []
+    for block in f.stages:
+        kept, x = saved_bytes(functools.partial(block, x), [x, *block.parameters()])
+        sizes.append(kept)
+    return max(sizes, key=sum)
+
+
+# ---- formulas -------------------------------------------------------------------------------------------------------
+
+
+def flops(config: Config) -> dict[str, float]:
+    """FLOPs a step by part, of all devices together; a multiply-add is two."""
+    c, pairs = config, (config.large_views + config.small_views) * config.large_views  # (L + V) L
+    large, small = (count(network_of(c), size) for size in (c.large_size, c.small_size))
+    views = {name: c.batch_size * (c.large_views * large[name] + c.small_views * small[name]) for name in small}
+    return {
+        "online forward": views["online"] * (2 if c.microbatches > 1 else 1),
+        "online backward": views["backward"],  # with what `recompute` computes again
+        "target forward": c.batch_size * c.large_views * large["target"],
+        "similarities": 2 * 2 * pairs * c.batch_size * (c.batch_size + c.semantic_positives) * c.embedding_dim,
+        "votes": 2 * (c.voting_views or c.large_views) ** 2 * c.batch_size * c.queue * c.embedding_dim,
+    }
+
+
+def memory(config: Config, devices: int, classes: int) -> dict[str, float]:
+    """Bytes a device, by part."""
+    c, nets, m, half = config, parts(network_of(config)), config.microbatches, config.precision != "fp32"
+    b, views = c.batch_size / devices, c.large_views + c.small_views
+    large, small = (count(network_of(c), size) for size in (c.large_size, c.small_size))
+    kept = c.large_views * large["kept"] + c.small_views * small["kept"] if m == 1 else large["kept"] / m  # one part
+    floats, integers = (kept + large["block"] / m).tolist()
+    pixels = 3 * (c.large_views * c.large_size**2 + c.small_views * c.small_size**2)
+    weights = 4 * sum(p.numel() for p in nets.parameters())
+    return {
+        "activations": b * (floats / (2 if half else 1) + integers),
+        "views": b * pixels * (6 if half else 4),  # float32, and what the first convolution keeps of them
+        "weights in bf16": half * weights / 2 * (views if m == 1 and not c.recompute else 1),  # autocast's, a view
+        "similarities": 2 * views * c.large_views * b * c.batch_size * 4,  # (L + V, L, b, B), and their gradient
+        "votes": 16e6 + b * (c.voting_views or c.large_views) ** 2 * classes * 5,  # k-NN; one-hot votes, weights
+        "queues": c.large_views * (c.queue + 1) * c.embedding_dim * 4 + (c.queue + 1) * 16 + 8,
+        "online networks": size_of(nets.values()),
+        "target networks": size_of([nets["encoder"], nets["projector"]]),
+        "gradients": weights * (2 if devices > 1 else 1),  # once more in a row, to be exchanged
+        "optimizer": weights * (2 if c.optimizer == "adamw" else 1),
+    }
+
+
+def size_of(modules) -> int:
+    return sum(t.nbytes for module in modules for t in [*module.parameters(), *module.buffers()])
+
+
+def traffic(config: Config, devices: int) -> dict[str, float]:
+    """Bytes a device sends a step: in a ring 2 (n - 1) / n of what is summed, (n - 1) / n of what is gathered."""
+    c, nets, ring = config, parts(network_of(config)), (devices - 1) / devices
+    channels = {name: sum(m.num_features for m in net.modules() if hasattr(m, "running_mean"))
+                for name, net in nets.items()}  # fmt: skip
+    target = channels["encoder"] + channels["projector"]
+    passes = 2 + (c.microbatches > 1) + c.recompute  # forward, backward, and forward again
+    layers = passes * (c.large_views + c.small_views) * sum(channels.values()) + c.large_views * target
+    return {
+        "gradients": 2 * ring * 4 * sum(p.numel() for p in nets.parameters()),
+        "batch norm": 2 * ring * 4 * 2 * c.microbatches * layers,  # two sums a channel
+        "targets": ring * c.batch_size * (c.large_views * c.embedding_dim * 4 + 16),  # with labels and ids
+    }
+
+
+def plan(config: Config, devices: int, chip: Chip, utilisation: float, images: int, classes: int = 1000) -> dict:
+    """All of it, for a run on `images` images at a share `utilisation` of the peak; ValueError says what is odd."""
+    check(config, devices, utilisation)
+    sizes = {name: sum(p.numel() for p in net.parameters()) for name, net in parts(network_of(config)).items()}
+    updates = 11 * sum(sizes.values()) + 3 * (sizes["encoder"] + sizes["projector"])  # LARS and EMA, on every device
+    work, held, steps = flops(config), memory(config, devices, classes), config.epochs * steps_per_epoch(config, images)
+    seconds = (sum(work.values()) / devices + updates) / (chip.peak * utilisation)
+    fits = room(held, chip) >= 0
+    return {
+        "config": config.to_dict(), "devices": devices, "rows": config.batch_size // devices, "chip": chip._asdict(),
+        "utilisation": utilisation, "images": images, "classes": classes,
+        "parameters": {**sizes, "target": sizes["encoder"] + sizes["projector"]},
+        "flops": work, "replicated": updates, "memory": held, "fits": fits, "traffic": traffic(config, devices),
+        "remedies": [] if fits else remedies(config, devices, chip, classes),
+        "steps": steps, "seconds": seconds, "hours": steps * seconds / 3600,
+    }  # fmt: skip
+
+
+def room(held: dict, chip: Chip) -> float:
+    """Bytes of a chip that are left, beside the headroom; negative if they are too few."""
+    return (chip.memory or math.inf) * (1 - HEADROOM) - sum(held.values())
+
+
+def check(config: Config, devices: int, utilisation: float) -> None:
+    B, m = config.batch_size, config.microbatches
+    if devices < 1 or B % devices:
+        near = min((n for n in range(1, B + 1) if B % n == 0), key=lambda n: abs(n - devices))
+        raise ValueError(f"batch_size = {B} cannot be shared by {devices} devices; give {near}, or another batch_size.")
+    if m > 1 and (B // devices % m or B // devices < 2 * m):
+        raise ValueError(f"microbatches = {m} does not part the {B // devices} rows of a device; give a divisor.")
+    if not 0 < utilisation <= 1:
+        raise ValueError(f"utilisation = {utilisation} lies outside (0, 1]; give a share of the peak, such as 0.2.")
+    if config.precision == "fp64":
+        raise ValueError("precision = 'fp64' is for checks and cannot be planned; give bf16 or fp32.")
+
+
+def remedies(config: Config, devices: int, chip: Chip, classes: int) -> list[str]:
+    """Changes each of which makes it fit, the least of its kind; two together only if no single one does."""
+    b, doubling = config.batch_size // devices, [2**i for i in range(1, 20)]
+    split = [{"microbatches": m} for m in doubling if b % m == 0 and b >= 2 * m]
+    more = [{"devices": n} for n in range(devices + 1, config.batch_size + 1) if config.batch_size % n == 0]
+    smaller = [{"queue": config.queue // q} for q in doubling if config.queue // q >= config.k]
+
+    def fits(fields: dict) -> bool:
+        changed = config.replace(**{name: value for name, value in fields.items() if name != "devices"})
+        return room(memory(changed, fields.get("devices", devices), classes), chip) >= 0
+
+    def least(*kinds: list[dict]) -> list[str]:
+        found = [next(filter(fits, kind), {}) for kind in kinds]
+        return [" ".join(f"{name}={value}" for name, value in fields.items()) for fields in found if fields]
+
+    both = [{"recompute": True, **fields} for fields in split]
+    return least([{"recompute": True}], split, smaller, more) or least(both) or ["a larger chip or smaller network"]
+
+
+# ---- printed --------------------------------------------------------------------------------------------------------
+
+
+def human(number: float, unit: str = "") -> str:
+    """123456789, "B" -> "123 MB"."""
+    power = min(6, int(math.log10(number) // 3)) if number >= 1 else 0
+    return f"{number / 1000**power:.3g} {' kMGTPE'[power].strip()}{unit}".strip()
+
+
+def table(title: str, entries: dict, unit: str) -> list[str]:
+    total = sum(entries.values())
+    lines = [f"  {name:18}{human(n, unit):>12}{n / total:8.1%}" for name, n in entries.items()]
+    return [title, *lines, f"  {'together':18}{human(total, unit):>12}"]
+
+
+def text(p: dict) -> str:
+    """A plan, to read."""
+    c, chip = p["config"], p["chip"]
+    limit = human(chip["memory"], "B") if chip["memory"] else "memory without limit"
+    lines = [
+        f"{p['devices']} x {chip['name']}, each {human(chip['peak'], 'FLOP/s')}, {limit} ({chip['source']})",
+        f"batch {c['batch_size']}, {p['rows']} rows a device; {c['epochs']} epochs of {p['images']} images",
+        "parameters: " + ", ".join(f"{name} {human(n)}" for name, n in p["parameters"].items()),
+        *table("FLOPs a step, all devices", p["flops"], "FLOP"),
+        f"  beside these {human(p['replicated'], 'FLOP')} on every device: optimizer and moving average",
+        *table("memory a device", p["memory"], "B"),
+        f"  {'fits' if p['fits'] else 'DOES NOT FIT'} in {limit}, a tenth kept free",
+        *(f"    would fit: {change}" for change in p["remedies"]),
+    ]
+    lines += table("sent by a device a step", p["traffic"], "B") if p["devices"] > 1 else ["sent by a device: nothing"]
+    pace = f"{p['steps']} steps of {p['seconds']:.3g} s at {p['utilisation']:.0%} of the peak"
+    return "\n".join([*lines, f"{pace}: {p['hours']:.3g} hours, {p['hours'] * p['devices']:.3g} device hours"])
+
+
+def paper(config: Config, utilisation: float, images: int) -> str:
+    """The hardware the paper states, read both ways."""
+    lines = ["the paper states 128 Cloud TPUv3, chips or cores unsaid, and 300 epochs; this recipe there:"]
+    for name in ("tpu-v3", "tpu-v3-core"):
+        p = plan(config, 128, CHIPS[name], utilisation, images)
+        held = f"{human(sum(p['memory'].values()), 'B')} of {human(p['chip']['memory'], 'B')} each"
+        lines += [f"  128 x {name:12}{p['hours']:6.3g} hours, {held}, {'fits' if p['fits'] else 'does not fit'}"]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = Parser(__doc__)
+    parser.add_argument("recipe", help="a preset, such as imagenet_1pct")
+    parser.add_argument("changes", nargs="*", help="field=value ...")
+    parser.add_argument("--devices", type=int, required=True, help="how many chips share a batch")
+    parser.add_argument("--chip", required=True, help=", ".join([*CHIPS, "cpu-core"]))
+    parser.add_argument("--flops", type=float, help="FLOP/s of a cpu-core")
+    parser.add_argument("--utilisation", type=float, default=0.4, help="share of the peak that is reached")
+    parser.add_argument("--images", type=int, default=1281167, help="training images (default: ImageNet's)")
+    parser.add_argument("--classes", type=int, default=1000, help="for the memory of the votes")
+    parser.add_argument("--json", action="store_true", help="print the plan as JSON")
+    args = parser.parse_intermixed_args()
+    parser.whole("--classes", args.classes, 1)
+    config = presets.named(args.recipe).replace(**dict(override(change) for change in args.changes))
+    p = plan(config, args.devices, chip_of(args.chip, args.flops), args.utilisation, args.images, args.classes)
+    if args.json:
+        print(json.dumps(p, indent=1))
+    else:
+        print(text(p))
+        if args.recipe.startswith("imagenet") and config.batch_size % 128 == 0:
+            print(paper(config, args.utilisation, args.images))
+
+
+if __name__ == "__main__":
+    command(main, "scale/plan.py")
