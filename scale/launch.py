@@ -100,7 +100,8 @@ def load(args, config):
     name = args.data or ("digits" if args.preset == "digits" else args.preset.removesuffix("_cpu"))
     if not Path(name).is_dir():
         if args.preset.startswith("imagenet") or args.label_list:
-            raise ValueError(f"{name} is no folder of ImageNet; give --data FOLDER with train/SYNSET/*.JPEG or train*.tar.")
+            raise ValueError(f"{name} is no folder of ImageNet; give --data a folder with train/SYNSET/*.JPEG or "
+                             "train*.tar.")  # fmt: skip
         return config, s.load_data(name, config.labels, config.label_seed)
     if args.label_list:
         config = config.replace(labels=len(imagenet.read_list(args.label_list)))

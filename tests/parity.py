@@ -77,8 +77,7 @@ def own_rows_again():
     world.rows = lambda batch: slice(0, rows(batch).stop - rows(batch).start)
 
 
-BUGS = {bug.__name__: bug for bug in (
-    local_batch_norm, local_negatives, summed_gradients, local_queue, quartered_batch_norm, own_rows_again)}  # fmt: skip
+BUGS = (local_batch_norm, local_negatives, summed_gradients, local_queue, quartered_batch_norm, own_rows_again)
 
 # ---- the steps ------------------------------------------------------------------------------------------------------
 
@@ -125,7 +124,7 @@ def main() -> None:
         world.start()
     options = dict(override(text) for text in more if text != "xla")
     if bug := options.pop("bug", None):
-        BUGS[bug]()
+        next(plant for plant in BUGS if plant.__name__ == bug)()
     record = run(options.pop("steps", 5), **options)
     if world.rank() == 0:
         torch.save(record | {"devices": int(os.environ.get("CPU_NUM_DEVICES", 1)) if "xla" in more else 1,
