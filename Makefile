@@ -4,13 +4,14 @@ PYTHON = python3.11 python3.12 python3.10 python3.13 python3
 SEEDS = 1
 KILLS = 120
 VENV = .venv
+XLA = .venv-xla
 RUN = $(VENV)/bin/python
 READY = $(VENV)/.stamp
 SUITABLE = import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))
 MISSING = No Python 3.10 or newer with venv and pip was found (tried: $(PYTHON)): install one, on Debian or \
 Ubuntu with "apt install python3-venv", or name it with "make PYTHON=...".
 
-.PHONY: help demo test lab data bench torture lint unit-tests notebooks-test clean
+.PHONY: help demo test test-xla lab data bench torture lint unit-tests notebooks-test clean
 unexport MPLBACKEND  # notebooks draw inline
 
 help:  ## list these commands
@@ -20,6 +21,9 @@ demo: $(READY)  ## the main job on the embedded data into runs/demo; SEEDS=3 add
 	$(RUN) notebooks/demo.py --seeds $(SEEDS) --out runs/demo
 
 test: lint unit-tests notebooks-test  ## lint, unit tests, then every notebook with quick parameters
+
+test-xla: $(XLA)/.stamp  ## one process against four XLA devices; needs Linux on x86-64, 7 GB more
+	TQDM_DISABLE=1 $(XLA)/bin/python -m pytest -p no:cacheprovider tests/test_xla.py
 
 lab: $(READY)  ## JupyterLab at the first notebook; LAB=... adds options
 	$(RUN) -m jupyterlab notebooks/00_start_here.ipynb $(LAB)
@@ -55,6 +59,16 @@ $(READY): pyproject.toml
 	  "$$python" -m venv --clear $(VENV); }
 	$(RUN) -m pip install --upgrade pip
 	$(RUN) -m pip install -e '.[test]'
+	@touch $@
+
+$(XLA)/.stamp: scale/requirements-xla.txt
+	@test "$$(uname -sm)" = "Linux x86_64" || { \
+	  echo "torch_xla has wheels for Linux on x86-64 only, this is $$(uname -sm): use scale/train.py." >&2; exit 1; }
+	@for python in $(PYTHON) ""; do "$$python" -c '$(SUITABLE)' >/dev/null 2>&1 && break; done; \
+	test -n "$$python" || { echo '$(MISSING)' >&2; exit 1; }; \
+	echo "Building $(XLA) with $$python: 7 GB, once."; "$$python" -m venv --clear $(XLA)
+	$(XLA)/bin/python -m pip install --upgrade pip
+	$(XLA)/bin/python -m pip install -r scale/requirements-xla.txt -e .
 	@touch $@
 
 $(VENV)/.stamp-bench: $(READY)

@@ -71,13 +71,34 @@ def quartered_batch_norm():
         kind.forward = lambda self, x, right=right: torch.cat([right(self, part) for part in x.chunk(4)])
 
 
+def quartered_negatives():
+    """As on four devices that each draw negatives among their own quarter of the rows."""
+    right = losses.logits
+
+    def wrong(o, t, negatives, tau, ids=None, first=0):
+        own = len(negatives) // 4
+        row = torch.arange(len(negatives))[:, None]
+        local = row // own * own + (row + 1 + (negatives - row - 1) % (own - 1)) % own
+        return right(o, t, local, tau, ids, first)
+
+    losses.logits = wrong
+
+
+def fourfold_gradients():
+    """As on four devices whose gradients are summed instead of averaged."""
+    world.average = lambda tensors: torch._foreach_mul_(tensors, 4)
+
+
 def own_rows_again():
     """Every process takes the first rows."""
     rows = world.rows
     world.rows = lambda batch: slice(0, rows(batch).stop - rows(batch).start)
 
 
-BUGS = (local_batch_norm, local_negatives, summed_gradients, local_queue, quartered_batch_norm, own_rows_again)
+BUGS = (
+    local_batch_norm, local_negatives, summed_gradients, local_queue, own_rows_again,
+    quartered_batch_norm, quartered_negatives, fourfold_gradients,
+)  # fmt: skip
 
 # ---- the steps ------------------------------------------------------------------------------------------------------
 
