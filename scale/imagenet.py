@@ -31,7 +31,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
@@ -253,31 +252,24 @@ def unreadable(name: str, error) -> ValueError:
     return ValueError(f"{name} is not a readable JPEG or PNG image ({reason}); replace it.")
 
 
-def look(blob, name: str) -> tuple[int, int, bool]:
-    """Height, width and whether it is a plain (RGB or grey) JPEG, from the header. ValueError: broken, or too large."""
+def open_image(blob, name: str) -> Image.Image:
+    """An image whose header alone has been read. ValueError if that is broken, or asks for too much."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # check_image has its own limit
-            with Image.open(io.BytesIO(blob), formats=("JPEG", "PNG")) as image:
-                check_image(image, blob)
-                return image.height, image.width, image.format != "PNG" and image.mode in ("RGB", "L")
+            image = Image.open(io.BytesIO(blob), formats=("JPEG", "PNG"))
+            check_image(image, blob)
+            return image
     except Exception as error:  # PIL raises OSError, SyntaxError, struct.error, its bomb error, ...
         raise unreadable(name, error) from None
 
 
-def decode(blob, name: str, seen: tuple[int, int, bool]) -> Tensor:
-    """uint8 (3, H, W) of an image that `look` has seen; CMYK and PNG, of which ImageNet has a few, by PIL."""
-    height, width, plain = seen
+def decode(image: Image.Image, name: str) -> Tensor:
+    """uint8 (3, H, W). ImageNet also has grey and CMYK images, and a PNG; torchvision's decoders are deprecated."""
     try:
-        if plain:
-            image = decode_jpeg(torch.frombuffer(blob, dtype=torch.uint8), ImageReadMode.RGB)
-        else:
-            image = torch.from_numpy(np.array(Image.open(io.BytesIO(blob)).convert("RGB"))).permute(2, 0, 1)
-        if tuple(image.shape) != (3, height, width):
-            raise ValueError(f"its header claims {width} x {height}, it has {image.shape[2]} x {image.shape[1]}")
+        return torch.from_numpy(np.array(image if image.mode == "RGB" else image.convert("RGB"))).permute(2, 0, 1)
     except Exception as error:
         raise unreadable(name, error) from None
-    return image
 
 
 def foreground(image: Tensor) -> Tensor:
@@ -326,9 +318,8 @@ class ImageFiles:
         and nothing but these images is read. The rest of a view is `views.finish_views`. ValueError: a broken image.
         """
         rows = self.rows[index].tolist()
-        blobs = [self.files.read(i) for i in rows]
-        seen = [look(blob, self.files.name(i)) for i, blob in zip(rows, blobs, strict=True)]
-        height, width = torch.tensor([s[:2] for s in seen]).reshape(-1, 2).unbind(1)
+        images = [open_image(self.files.read(i), self.files.name(i)) for i in rows]
+        width, height = torch.tensor([image.size for image in images]).reshape(-1, 2).unbind(1)
         plans, out = [], []
         for v, draw in enumerate(draws):
             side, scale = crop_of(config, v)
@@ -337,8 +328,8 @@ class ImageFiles:
             out.append(torch.empty(len(rows), 3, side, side, dtype=torch.uint8))
         mode = InterpolationMode(config.interpolation)
         for row, i in enumerate(rows):
-            image = decode(blobs[row], self.files.name(i), seen[row])  # (3, H, W)
-            masked = None
+            image, masked = decode(images[row], self.files.name(i)), None  # (3, H, W)
+            images[row] = None  # PIL keeps the pixels it has decoded
             for views, plan in zip(out, plans, strict=True):
                 box, flip, mask = plan[row]
                 if mask and masked is None:
@@ -354,8 +345,8 @@ class ImageFiles:
         """
         resize, out = resize or round(size * 256 / 224), torch.empty(len(index), 3, size, size, dtype=torch.uint8)
         for row, i in enumerate(self.rows[index].tolist()):
-            blob, name = self.files.read(i), self.files.name(i)
-            image = tv.resize(decode(blob, name, look(blob, name)), [resize], InterpolationMode.BICUBIC, antialias=True)
+            image = decode(open_image(self.files.read(i), self.files.name(i)), self.files.name(i))
+            image = tv.resize(image, [resize], InterpolationMode.BICUBIC, antialias=True)
             out[row] = tv.center_crop(image, [size, size])
         return out
 
@@ -382,17 +373,10 @@ def load_imagenet(path, labels=None, label_list=None, val: int | None = None, la
     ids = torch.arange(len(truth))
     listed = torch.zeros(len(truth), dtype=torch.bool) if label_list is None else find_listed(files, label_list)
     val = (10 * len(classes) if int(truth.bincount().min()) >= 100 else 0) if val is None else val
-    free = (~listed).nonzero().squeeze(1)
-    if val and not 0 <= val <= len(free):
-        raise ValueError(f"val = {val} images cannot be held out of {len(free)} that may be; give 0 to {len(free)}.")
-    held = free[:0]
-    if val:
-        held = free[hold_out(truth[free], val, classes, str(root))[1]]
-    kept = torch.ones(len(truth), dtype=torch.bool)
-    kept[held] = False
+    kept, held = hold_out(truth, val, classes, str(root), ~listed)
     train = ImageFiles(torch.where(listed, truth, -1) if label_list else truth, ids, truth, ids, files)
     held_out = dataclasses.replace(train, labels=truth).take(held)
-    train = hide_labels(train.take(kept.nonzero().squeeze(1)), labels, label_seed, len(classes))
+    train = hide_labels(train.take(kept), labels, label_seed, len(classes))
     test = official_val(root, classes, len(truth)) or train.take(held[:0])
     n, C = len(truth), len(classes)
     provenance = "ImageNet-1k" if (n, C) == (1_281_167, 1000) else f"part of ImageNet ({n} images, {C} classes)"

@@ -98,15 +98,21 @@ def load_data(name_or_path="digits", labels=None, label_seed: int = 0, val: int 
     return Data(meta["name"], meta["provenance"], meta["classes"], train, held_out, test)
 
 
-def hold_out(truth: Tensor, val: int, classes: list[str], name: str) -> tuple[Tensor, Tensor]:
-    """Indices of the images to train on and of `val` others, always the same. ValueError if a class has none left."""
-    if not 0 <= val < len(truth):
-        raise ValueError(f"val = {val} images cannot be held out of {len(truth)}; give 0 to {len(truth) - 1}.")
+def hold_out(truth: Tensor, val: int, classes: list[str], name: str, free: Tensor | None = None):
+    """Indices of the images to train on, and of `val` others, always the same; `free` (n,) says which these may be.
+
+    ValueError if there are too few, or a class has none left to train on.
+    """
+    rows = torch.arange(len(truth)) if free is None else free.nonzero().squeeze(1)
+    most = min(len(rows), len(truth) - 1)
+    if not 0 <= val <= most:
+        raise ValueError(f"val = {val} images cannot be held out of {len(rows)}; give 0 to {most}.")
     C = len(classes)
     if C < 2:
         raise ValueError(f"{name} has {C} class; give a set of 2 or more.")
-    sizes = torch.bincount(truth, minlength=C)
-    held = pick(truth, val, C, seed=0, balanced=10 * C * int(sizes.min()) >= 9 * len(truth))
+    sizes = torch.bincount(truth[rows], minlength=C)
+    balanced = 10 * C * int(sizes.min()) >= 9 * len(rows) and -(-val // C) <= int(sizes.min())
+    held = rows[pick(truth[rows], val, C, seed=0, balanced=balanced)]
     keep = torch.ones(len(truth), dtype=torch.bool)
     keep[held] = False
     left = torch.bincount(truth[keep], minlength=C)

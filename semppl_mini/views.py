@@ -137,7 +137,7 @@ def jitter(x: Tensor, factors: Tensor, order: Tensor) -> Tensor:
         active = (i < position) if slot < 3 else (i > position)
         if some(active):  # rows that are not blend by 1: as they are, but cut to [0, 1]
             x = blend(x, torch.where(active, factor[:, i], 1), order[:, i] == 1, order[:, i] == 2)
-        else:
+        elif slot > 3:  # hue may leave it by a rounding error
             x = x.clamp(0, 1)
     return x
 

@@ -23,6 +23,53 @@ def test_colour_operation_equals_torchvision(name, device):
     checks.check_colour(device, name, getattr(TF, f"adjust_{name}"))
 
 
+def check_bicubic(device):
+    """Bicubic crops with overshoot cut, against torchvision: down-sampling, both, up-sampling."""
+    config = plain(tiny(interpolation="bicubic"))
+    x = pictures(6, 20, 28)
+    boxes = [[0, 0, 20, 28], [3, 5, 10, 9], [19, 27, 1, 1], [2, 0, 17, 3], [0, 20, 5, 8], [7, 7, 13, 20]]
+    draw = {"box": torch.tensor(boxes), "flip": torch.tensor([False, True, False, True, True, False])}
+    for size in (6, 16, 40):
+
+        def theirs(image, box, mirrored, size=size):
+            image = TF.resized_crop(image, *box, [size, size], TF.InterpolationMode.BICUBIC, antialias=True)
+            return (TF.horizontal_flip(image) if mirrored else image).clamp(0, 1)
+
+        ours = views.apply_view(x.to(device), {k: v.to(device) for k, v in draw.items()}, size, config)
+        assert_close(ours.cpu(), one_by_one(theirs, x, boxes, draw["flip"]), atol=1e-5, rtol=0)
+
+
+def test_bicubic_crops_equal_torchvision(device):
+    check_bicubic(device)
+
+
+@pytest.mark.parametrize("wrong", [
+    lambda t: (1 - t).clamp(min=0),  # bilinear
+    lambda t: torch.where(t < 1, (1.25 * t - 2.25) * t * t + 1, torch.where(  # a = -3/4, as without antialiasing
+        t < 2, -0.75 * (((t - 5) * t + 8) * t - 4), 0)),
+])  # fmt: skip
+def test_another_kernel_is_found(wrong, device, monkeypatch):
+    monkeypatch.setattr(views, "cubic", wrong)
+    with pytest.raises(AssertionError):
+        check_bicubic(device)
+
+
+def test_overshoot_of_bicubic_crops_is_cut():
+    x = torch.zeros(1, 3, 8, 8)
+    x[..., 4:] = 1
+    matrix = views.resize_matrix(torch.zeros(1), torch.full((1,), 8.0), 16, 8, None, "bicubic")
+    draw = {"box": torch.tensor([[0, 0, 8, 8]]), "flip": torch.tensor([False])}
+    view = views.apply_view(x, draw, 16, plain(tiny(interpolation="bicubic")))
+    assert (x @ matrix.mT).max() > 1.01 and view.max() == 1 and view.min() == 0
+
+
+def test_blur_by_blocks_equals_torchvision(device):
+    x, sigma = pictures(2, 150, 130), [0.7, 2.0]
+    wanted = one_by_one(lambda image, s: TF.gaussian_blur(image, [23, 23], [s, s]), x, sigma)
+    ours = views.blur(x.to(device), torch.tensor(sigma).to(device), torch.ones(2, dtype=torch.bool, device=device), 23)
+    assert_close(ours.cpu(), wanted, atol=1e-5, rtol=0)
+
+
 def test_greyscale_equals_torchvision(device):
     x, apply = pictures(4, 8, 8), torch.tensor([True, False, False, True])
     wanted = one_by_one(lambda image, on: TF.rgb_to_grayscale(image, 3) if on else image, x, apply)
@@ -153,6 +200,36 @@ def test_same_seed_same_draw_and_neighbours_differ():
     assert not chance & (equal(first, second) | equal(second, small))
 
 
+def test_draws_without_sizes_are_the_same_draws():
+    config = CONFIG.replace(mask_p=0.5)
+    for v in range(3):
+        sized, free = draw(config, v), draw(config, v, height=None, width=None)
+        _, scale = views.crop_of(config, v)
+        assert equal(free, {**sized, "u": free["u"]}) == set(free)
+        assert torch.equal(views.boxes(free["u"], 32, 24, scale, config.ratio), sized["box"])
+        each = views.boxes(free["u"], torch.full((64,), 32), torch.full((64,), 24), scale, config.ratio)
+        assert torch.equal(each, sized["box"])
+
+
+def test_boxes_of_images_of_different_sizes():
+    u, sizes = random(50, 4), (random(50, 2, seed=1) * 300).long() + 1
+    together = views.boxes(u, *sizes.T, (0.08, 1.0), (0.5, 2.0))
+    alone = [views.boxes(u[i : i + 1], *sizes[i].tolist(), (0.08, 1.0), (0.5, 2.0)) for i in range(50)]
+    assert torch.equal(together, torch.cat(alone))
+
+
+def test_boxes_stay_inside_when_a_product_rounds_up():
+    u = torch.full((1, 4), 1 - 2**-24)  # the largest that torch draws; 3 u is 3 in float32
+    top, left, height, width = views.boxes(u, 12, 12, (0.7, 0.7), (1.0, 1.0))[0].tolist()
+    assert (height, width) == (10, 10) and (top, left) == (2, 2)
+
+
+def test_boxes_have_not_moved():
+    """A draw of an earlier version, which runs and notebooks depend on."""
+    drawn = views.draw_view(tiny(), 0, 3, generator(0, 0, VIEWS), 32, 24)["box"]
+    assert drawn.tolist() == [[3, 6, 21, 18], [1, 0, 31, 24], [6, 6, 18, 17]]
+
+
 # ---- views of a batch
 
 
@@ -203,3 +280,60 @@ def test_a_view_of_an_image_does_not_depend_on_its_batch(device):
     together, alone = views.make_views(images, drawn, config), views.make_views(images[3:4], row, config)
     for whole, single in zip(together, alone, strict=True):
         assert_close(whole[3:4], single, atol=1e-5, rtol=0)
+
+
+# ---- views of crops made elsewhere
+
+
+def everything(**changes):
+    return tiny(mask_p=0.5, grey_p=0.5, blur_p=(0.5,), solarize_p=(0.5,), large_size=40, small_size=32, **changes)
+
+
+def test_finish_views_equals_make_views(device):
+    """On uint8 crops that are the images themselves."""
+    config = everything(large_scale=(1.0, 1.0), ratio=(1.0, 1.0), flip_p=0.0, small_views=0).replace(mask_p=0.0)
+    drawn = views.draw_views(config, 12, generator(0, 0, VIEWS), 40, 40)
+    images = (pictures(12, 40, 40) * 255).byte().to(device)
+    made = views.make_views(images, drawn, config)
+    for ours, wanted in zip(views.finish_views([images, images], drawn, config), made, strict=True):
+        assert ours.is_contiguous(memory_format=torch.channels_last)
+        assert_close(ours, wanted, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["jitter", "greyscale", "blur", "solarize", "normalise"])
+def test_an_operation_left_out_is_found(name, device, monkeypatch):
+    monkeypatch.setattr(views, name, lambda x, *rest: x.contiguous(memory_format=torch.channels_last))
+    config = everything()
+    crops = [(pictures(12, s, s) * 255).byte() for s in (40, 40, 32)]
+    drawn = views.draw_views(config, 12, generator(0, 0, VIEWS))
+    short = views.finish_views(crops, drawn, config)
+    monkeypatch.undo()
+    assert all((a - b).abs().max() > 0.01 for a, b in zip(short, views.finish_views(crops, drawn, config), strict=True))
+
+
+@pytest.mark.parametrize("cache", [1, 3 * 40 * 40 * 5, 2**30])
+def test_views_do_not_depend_on_how_many_are_finished_together(cache, monkeypatch):
+    config = everything()
+    crops = [(pictures(12, s, s) * 255).byte() for s in (40, 40, 32)]
+    drawn = views.draw_views(config, 12, generator(0, 0, VIEWS))
+    wanted = views.finish_views(crops, drawn, config)
+    monkeypatch.setattr(views, "CACHE", cache)
+    assert all(map(torch.equal, views.finish_views(crops, drawn, config), wanted))
+
+
+def test_float64_views_are_float64_from_the_start():
+    config = everything(precision="fp64", interpolation="bicubic")
+    images = (pictures(12, 40, 40) * 255).byte()
+    drawn = views.draw_views(config, 12, generator(0, 0, VIEWS), 40, 40)
+    made = views.make_views(images, drawn, config) + views.finish_views([images] * 3, drawn, config)
+    single = views.make_views(images, drawn, config.replace(precision="fp32"))
+    assert {x.dtype for x in made} == {torch.float64}
+    for double, one in zip(made[:3], single, strict=True):
+        assert 0 < ((double - one).abs() > 1e-7).float().mean()  # no float32 result that was cast
+        assert (double - one).abs().median() < 1e-5
+    wanted = drawn[0]
+    x = views.crop_resize(images.double() / 255, wanted["box"].double(), 40, wanted["flip"], "bicubic")
+    by_one = TF.resized_crop(images[3].double() / 255, *map(int, wanted["box"][3]), [40, 40],
+                             TF.InterpolationMode.BICUBIC, antialias=True)  # fmt: skip
+    by_one = TF.horizontal_flip(by_one) if wanted["flip"][3] else by_one
+    assert_close(x[3], by_one, atol=1e-12, rtol=0)
