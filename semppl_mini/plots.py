@@ -318,3 +318,48 @@ def gallery(data, report: dict, rows: int, images):
         for ax, text in zip(tiles[-1, [0, 2, 5]], ("image", "nearest in the queue", "semantic positives"), strict=True):
             ax.set_xlabel(text)
     return fig
+
+
+@figure
+def shared_figure(one, several, processes: int):
+    """Loss a step of one process, and of several that share its batches, over each other; below, how far apart."""
+    fig, (above, below) = plt.subplots(2, 1, figsize=(6.4, 3.8), sharex=True, height_ratios=(2, 1))
+    steps = np.arange(len(one))
+    above.plot(steps, one, lw=5, color="#9ec9e8", label="one process")
+    above.plot(steps, several, lw=1, color=COLOUR[None], label=f"{processes} processes")
+    above.set(ylabel="loss")
+    above.legend()
+    apart = np.abs(np.subtract(several, one)) / np.abs(one)
+    below.semilogy(steps, np.maximum(apart, 1e-17), lw=1, color=COLOUR[False])
+    below.set(xlabel="step", ylabel="relative distance", ylim=(1e-17, 1))
+    for ax in (above, below):
+        ax.grid(axis="y")
+    return fig
+
+
+@figure
+def plan_figure(plans):
+    """Plans of scale/plan.py: memory a device against the chip's, and where the FLOPs of a step go."""
+    fig, (left, right) = plt.subplots(1, 2, figsize=(9, 0.5 * len(plans) + 1.9))
+    names = [f"{p['devices']} x {p['chip']['name']}" for p in plans]
+    shown = (left, "memory", 1e9, "GB a device"), (right, "flops", 1e12, "TFLOP a step, all devices")
+    for ax, key, unit, label in shown:
+        parts = sorted(plans[0][key], key=lambda part: -plans[0][key][part])[:5]
+        start = np.zeros(len(plans))
+        rest = [sum(p[key].values()) - sum(p[key][part] for part in parts) for p in plans]
+        bars = [(part, [p[key][part] for p in plans]) for part in parts] + [("the rest", rest)]
+        for (part, size), colour in zip(bars, [*LINES[:5], FAINT], strict=True):
+            ax.barh(names, np.array(size) / unit, left=start, height=0.6, color=colour, label=part)
+            start += np.array(size) / unit
+        ax.invert_yaxis()
+        ax.set(xlabel=label)
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.28), ncols=3, fontsize=8)
+    for row, p in enumerate(plans):
+        hours = f"{p['hours']:.1f} h"
+        right.annotate(hours, (sum(p["flops"].values()) / 1e12, row), xytext=(4, 0), textcoords="offset points",
+                       va="center", fontsize=8)  # fmt: skip
+        room = f"of {p['chip']['memory'] / 1e9:.0f}" if p["chip"]["memory"] else ""
+        left.annotate(room, (sum(p["memory"].values()) / 1e9, row), xytext=(4, 0), textcoords="offset points",
+                      va="center", fontsize=8)  # fmt: skip
+    right.set_yticklabels([])
+    return fig
