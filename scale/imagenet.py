@@ -43,7 +43,7 @@ from semppl_mini.data import Data, data_dir, hide_labels, hold_out  # noqa: E402
 from semppl_mini.views import Draw, boxes, crop_of, saliency  # noqa: E402
 
 SYNSET = r"n\d{8}"
-LISTED = rf"({SYNSET})_\w+\.(?:jpe?g|png)"  # a line of a label list
+LISTED = re.compile(rf"({SYNSET})_\w+\.(?:jpe?g|png)", re.IGNORECASE | re.ASCII)  # a line of a label list
 MAX_SHARD_BYTES = 2**40  # one shard: 1 TiB (all of ImageNet has 150 GB)
 MAX_LIST_BYTES = 2**26  # a label list: 64 MiB (the names of all training images have 28 MB)
 MASK_SIDE = 64  # saliency is estimated on copies of this size [ours]
@@ -220,7 +220,7 @@ def read_list(path) -> list[str]:
     for number, line in enumerate(text.splitlines(), 1):
         if not (line := line.strip()):
             continue
-        where, found = f"{path}, line {number}: {line[:60]!r}", re.fullmatch(LISTED, line, re.IGNORECASE | re.ASCII)
+        where, found = f"{path}, line {number}: {line[:60]!r}", LISTED.fullmatch(line)
         if not found and ("/" in line or "\\" in line or ".." in line):
             raise ValueError(f"{where} is a path; give bare file names like n01440764_10026.JPEG.")
         if not found:

@@ -135,7 +135,8 @@ def pick(truth: Tensor, count: int, classes: int, seed: int, balanced: bool = Tr
     lucky = torch.randperm(classes, generator=rng)
     lucky = lucky[rest[lucky].argsort(descending=True, stable=True)]
     share[lucky[: count - int(share.sum())]] += 1
-    chosen = [order[truth[order] == c][:n] for c, n in enumerate(share.tolist())]
+    groups = order[truth[order].argsort(stable=True)].split(torch.bincount(truth, minlength=classes).tolist())
+    chosen = [group[:n] for group, n in zip(groups, share.tolist(), strict=True)]
     return torch.cat(chosen).sort().values
 
 
