@@ -58,7 +58,7 @@ def test_fault_a_killed_worker_is_restarted_and_ends_with_the_same_bits(which, w
     os.kill(sorted(workers(agent))[which], signal.SIGKILL)
     status, said = finish(agent)
     assert status == 0, said[-3000:]
-    assert "Signal 9" in said or "SIGKILL" in said  # torchrun has seen it die
+    assert "exitcode: -9" in said  # torchrun has seen it die
     assert torture.unequal(torture.ended(tmp_path / "run"), torture.ended(whole)) == []
 
 
