@@ -318,3 +318,52 @@ def gallery(data, report: dict, rows: int, images):
         for ax, text in zip(tiles[-1, [0, 2, 5]], ("image", "nearest in the queue", "semantic positives"), strict=True):
             ax.set_xlabel(text)
     return fig
+
+
+PARTS = {  # of plan_figure: entries of a plan that make a part, and its colour
+    "memory": {
+        "activations": (["activations"], LINES[0]),
+        "weights, gradients, optimizer": (["online networks", "weights in bf16", "gradients", "optimizer"], LINES[1]),
+        "target": (["target networks"], LINES[2]),
+        "queues": (["queues"], LINES[3]),
+        "views, votes, similarities": (["views", "votes", "similarities"], LINES[4]),
+    },
+    "flops": {
+        "online forward": (["online forward"], LINES[5]),
+        "online backward": (["online backward"], CLASSES[8]),
+        "target forward": (["target forward"], LINES[2]),
+        "votes, similarities": (["votes", "similarities"], LINES[4]),
+    },
+}
+
+
+@figure
+def plan_figure(plans: dict[str, dict]):
+    """Memory a device, in percent of the chip's, and FLOPs a step, by part: a bar for each plan of `scale/plan.py`.
+
+    The grey band is kept free; the figures of a plan that does not fit are vermilion, its bar may leave the frame.
+    """
+    fig, axes = plt.subplots(1, 2, figsize=(9.5, 0.33 * len(plans) + 1.5), sharey=True, width_ratios=(1.25, 1))
+    for ax, (key, parts) in zip(axes, PARTS.items(), strict=True):
+        units = [p["chip"]["memory"] / 100 if key == "memory" else 1e15 for p in plans.values()]
+        left = np.zeros(len(plans))
+        for name, (entries, colour) in parts.items():
+            width = np.array([sum(p[key][entry] for entry in entries) for p in plans.values()]) / units
+            ax.barh(range(len(plans)), width, 0.62, left, color=colour, label=name)
+            left += width
+        for y, (p, end, unit) in enumerate(zip(plans.values(), left, units, strict=True)):
+            memory = f"{end * unit / 1e9:.3g} of {p['chip']['memory'] / 1e9:.3g} GB"
+            note = memory if key == "memory" else f"{p['hours']:.3g} h"
+            colour = COLOUR[None if p["fits"] else False]
+            ax.text(1.015, y, note, va="center", size=9, color=colour, transform=ax.get_yaxis_transform())
+        ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=2, fontsize=8, handlelength=1, borderpad=0)
+        ax.grid(True, axis="x")
+        ax.set_axisbelow(True)
+    axes[0].axvspan(90, 100, color=FAINT, zorder=0)
+    axes[0].axvline(100, color=COLOUR[None], lw=0.8)
+    axes[0].set(xlim=(0, 125), xlabel="memory a device, % of the chip's")
+    axes[0].set_yticks(range(len(plans)), list(plans))
+    axes[0].invert_yaxis()
+    used = {f"{p['utilisation']:.0%}" for p in plans.values()}
+    axes[1].set_xlabel(f"PFLOP a step, all devices; hours at {' or '.join(sorted(used))} of the peak")
+    return fig

@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT / "scale"))
 
 import plan as planner  # noqa: E402
 
-from semppl_mini import presets, world  # noqa: E402
+from semppl_mini import plots, presets, world  # noqa: E402
 from semppl_mini.memory import in_parts  # noqa: E402
 from semppl_mini.networks import networks  # noqa: E402
 from semppl_mini.semppl import Batch, SemPPL, draw_step  # noqa: E402
@@ -342,6 +342,16 @@ def test_the_command_prints_json(monkeypatch, capsys):
     p = json.loads(printed(monkeypatch, capsys, small + " batch_size=100 --json"))
     assert p["config"]["batch_size"] == 100 and p["chip"]["peak"] == 5e10 and p["steps"] == 24 * 45
     assert f"{p['hours']:.3g} hours" in printed(monkeypatch, capsys, small + " batch_size=100")
+
+
+def test_the_figure_shows_every_byte_and_flop():
+    """Bars end at the sum of a plan's memory, in percent of the chip's, and of its FLOPs."""
+    plans = {"one": make(), "two": make(devices=2)}
+    axes = plots.plan_figure(plans).axes
+    for ax, key, units in zip(axes, ("memory", "flops"), (0.4e6, 1e15), strict=True):
+        ends = {round(bar.get_y() + 0.31): bar.get_x() + bar.get_width() for bar in ax.patches if bar.get_height() < 1}
+        assert list(ends.values()) == pytest.approx([sum(p[key].values()) / units for p in plans.values()])
+    assert [tick.get_text() for tick in axes[0].get_yticklabels()] == list(plans)
 
 
 # ---- planted bugs
