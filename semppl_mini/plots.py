@@ -337,29 +337,50 @@ def shared_figure(one, several, processes: int):
     return fig
 
 
+PARTS = {  # of plan_figure: entries of a plan that make a part, and its colour
+    "memory": {
+        "activations": (["activations"], LINES[0]),
+        "weights, gradients, optimizer": (["online networks", "weights in bf16", "gradients", "optimizer"], LINES[1]),
+        "target": (["target networks"], LINES[2]),
+        "queues": (["queues"], LINES[3]),
+        "views, votes, similarities": (["views", "votes", "similarities"], LINES[4]),
+    },
+    "flops": {
+        "online forward": (["online forward"], LINES[5]),
+        "online backward": (["online backward"], CLASSES[8]),
+        "target forward": (["target forward"], LINES[2]),
+        "votes, similarities": (["votes", "similarities"], LINES[4]),
+    },
+}
+
+
 @figure
-def plan_figure(plans):
-    """Plans of scale/plan.py: memory a device against the chip's, and where the FLOPs of a step go."""
-    fig, (left, right) = plt.subplots(1, 2, figsize=(9, 0.5 * len(plans) + 1.9))
-    names = [f"{p['devices']} x {p['chip']['name']}" for p in plans]
-    shown = (left, "memory", 1e9, "GB a device"), (right, "flops", 1e12, "TFLOP a step, all devices")
-    for ax, key, unit, label in shown:
-        parts = sorted(plans[0][key], key=lambda part: -plans[0][key][part])[:5]
-        start = np.zeros(len(plans))
-        rest = [sum(p[key].values()) - sum(p[key][part] for part in parts) for p in plans]
-        bars = [(part, [p[key][part] for p in plans]) for part in parts] + [("the rest", rest)]
-        for (part, size), colour in zip(bars, [*LINES[:5], FAINT], strict=True):
-            ax.barh(names, np.array(size) / unit, left=start, height=0.6, color=colour, label=part)
-            start += np.array(size) / unit
-        ax.invert_yaxis()
-        ax.set(xlabel=label)
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.28), ncols=3, fontsize=8)
-    for row, p in enumerate(plans):
-        hours = f"{p['hours']:.1f} h"
-        right.annotate(hours, (sum(p["flops"].values()) / 1e12, row), xytext=(4, 0), textcoords="offset points",
-                       va="center", fontsize=8)  # fmt: skip
-        room = f"of {p['chip']['memory'] / 1e9:.0f}" if p["chip"]["memory"] else ""
-        left.annotate(room, (sum(p["memory"].values()) / 1e9, row), xytext=(4, 0), textcoords="offset points",
-                      va="center", fontsize=8)  # fmt: skip
-    right.set_yticklabels([])
+def plan_figure(plans: dict[str, dict]):
+    """Memory a device, in percent of the chip's, and FLOPs a step, by part: a bar for each plan of `scale/plan.py`.
+
+    The grey band is kept free; the figures of a plan that does not fit are vermilion, its bar may leave the frame.
+    """
+    fig, axes = plt.subplots(1, 2, figsize=(9.5, 0.33 * len(plans) + 1.5), sharey=True, width_ratios=(1.25, 1))
+    for ax, (key, parts) in zip(axes, PARTS.items(), strict=True):
+        units = [p["chip"]["memory"] / 100 if key == "memory" else 1e15 for p in plans.values()]
+        left = np.zeros(len(plans))
+        for name, (entries, colour) in parts.items():
+            width = np.array([sum(p[key][entry] for entry in entries) for p in plans.values()]) / units
+            ax.barh(range(len(plans)), width, 0.62, left, color=colour, label=name)
+            left += width
+        for y, (p, end, unit) in enumerate(zip(plans.values(), left, units, strict=True)):
+            memory = f"{end * unit / 1e9:.3g} of {p['chip']['memory'] / 1e9:.3g} GB"
+            note = memory if key == "memory" else f"{p['hours']:.3g} h"
+            colour = COLOUR[None if p["fits"] else False]
+            ax.text(1.015, y, note, va="center", size=9, color=colour, transform=ax.get_yaxis_transform())
+        ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=2, fontsize=8, handlelength=1, borderpad=0)
+        ax.grid(True, axis="x")
+        ax.set_axisbelow(True)
+    axes[0].axvspan(90, 100, color=FAINT, zorder=0)
+    axes[0].axvline(100, color=COLOUR[None], lw=0.8)
+    axes[0].set(xlim=(0, 125), xlabel="memory a device, % of the chip's")
+    axes[0].set_yticks(range(len(plans)), list(plans))
+    axes[0].invert_yaxis()
+    used = {f"{p['utilisation']:.0%}" for p in plans.values()}
+    axes[1].set_xlabel(f"PFLOP a step, all devices; hours at {' or '.join(sorted(used))} of the peak")
     return fig
