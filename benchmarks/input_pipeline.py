@@ -101,7 +101,7 @@ def theirs(folder: Path, config):
     return task
 
 
-def measure(rounds: int = 5) -> list[dict]:
+def measure(rounds: int = 7) -> list[dict]:
     if not SAMPLE.exists():
         print(f"left out: there is no {SAMPLE} (a tar of train/SYNSET/*.JPEG)")
         return []

@@ -112,8 +112,8 @@ def hue(x: Tensor, f: Tensor) -> Tensor:
     and a channel whose own hue (0, 1/3, 2/3) is at distance d has the value V - C clamp(6 d - 1, 0, 1).
     """
     r, g, b = x.unbind(1)  # (B, H, W)
-    top = x.amax(1)
-    chroma = top - x.amin(1)
+    top = r.maximum(g).maximum(b)
+    chroma = top - r.minimum(g).minimum(b)
     h = (g + b).sub_(r).sub_(top).div_(chroma.clamp(min=1e-12)).add_(2)  # >= 0
     h = torch.where(g < b, -h, h).div_(6).add_(f.view(-1, 1, 1))  # (B, H, W), in circles
     own = torch.tensor([0, 1 / 3, 2 / 3], device=x.device, dtype=x.dtype).view(1, 3, 1, 1)
@@ -156,21 +156,25 @@ def blur(x: Tensor, sigma: Tensor, apply: Tensor, kernel: int) -> Tensor:
     weight = (-0.5 * (d / sigma[:, None]) ** 2).exp()
     weight = torch.where(apply[:, None], weight / weight.sum(1, keepdim=True), (d == 0).to(x.dtype))  # (B, kernel)
 
-    def along(x: Tensor) -> Tensor:  # the second-last axis
-        size = x.shape[2]
+    def along(size: int) -> Tensor:  # (B, 1, size, size)
         source = torch.arange(size, device=x.device)[:, None] + d  # (size, kernel)
         source = (size - 1) - ((size - 1) - source.abs()).abs()
         matrix = torch.zeros(len(x), size, size, device=x.device, dtype=x.dtype)
         matrix.scatter_add_(2, source.expand(len(x), -1, -1), weight[:, None].expand(-1, size, -1).to(x.dtype))
-        spans = [(i, i + 64, max(i - kernel // 2, 0), i + 64 + kernel // 2) for i in range(0, size, 64)]
-        return torch.cat([matrix[:, None, i:j, low:high] @ x[:, :, low:high] for i, j, low, high in spans], 2)
+        return matrix[:, None]
 
-    return along(along(x).mT).mT
+    def product(matrix: Tensor, x: Tensor) -> Tensor:
+        spans = [(i, i + 64, max(i - kernel // 2, 0), i + 64 + kernel // 2) for i in range(0, x.shape[2], 64)]
+        return torch.cat([matrix[:, :, i:j, low:high] @ x[:, :, low:high] for i, j, low, high in spans], 2)
+
+    height, width = x.shape[2:]
+    rows = along(height)
+    columns = rows if height == width else along(width)
+    return product(columns, product(rows, x).mT).mT
 
 
 def solarize(x: Tensor, apply: Tensor, threshold: float = 0.5) -> Tensor:
-    limit = torch.where(apply, threshold, torch.inf).view(-1, 1, 1, 1)
-    return torch.where(x >= limit, 1 - x, x)
+    return torch.where((x >= threshold) & apply.view(-1, 1, 1, 1), 1 - x, x)
 
 
 def saliency(images: Tensor) -> Tensor:
