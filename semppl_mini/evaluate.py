@@ -93,7 +93,7 @@ def fine_tune(
         draw = draw_view(config, 0, batch, rng, *images.shape[2:])
         (view,) = make_views(images.to(device), [draw], config)
         with autocast_of(config, device):
-            loss = F.cross_entropy(model(view).float(), labelled.labels[index].to(device))
+            loss = F.cross_entropy(model(view.float()).float(), labelled.labels[index].to(device))
         for group in optimizer.param_groups:
             group["lr"] = lr * (1 + math.cos(math.pi * step / steps)) / 2
         optimizer.zero_grad(set_to_none=True)
