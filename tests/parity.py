@@ -4,7 +4,7 @@
     torchrun --nproc-per-node 2 tests/parity.py OUT                    two
     PJRT_DEVICE=CPU CPU_NUM_DEVICES=4 python tests/parity.py OUT xla   one program on four XLA devices
 
-More arguments: bug=NAME plants one of `BUGS`; steps=N; any field=value of a config.
+More arguments: bug=NAME plants one of `BUGS`; steps=N; watch=False; any field=value of a config.
 """
 
 import os
@@ -103,8 +103,11 @@ BUGS = (
 # ---- the steps ------------------------------------------------------------------------------------------------------
 
 
-def run(steps: int, **changes) -> dict:
-    """The record of a few steps, in tensors on the CPU: what one process and several must agree on."""
+def run(steps: int, watch: bool = True, **changes) -> dict:
+    """The record of a few steps, in tensors on the CPU: what one process and several must agree on.
+
+    watch=False leaves votes and gradients out: to hold on to a step's tensors changes the graphs that XLA compiles.
+    """
     config = tiny(precision="fp64").replace(device="auto" if world.uses_xla() else "cpu", **changes)
     trainer = train.Trainer(config, tiny_data().train, SemPPL(config, 10))
     record = {"terms": [], "y_bar": [], "counts": [], "compiled": []}
@@ -115,13 +118,13 @@ def run(steps: int, **changes) -> dict:
         record["y_bar"].append(world.gather(seen["y_bar"]))
         return loss, seen
 
-    trainer.method.forward = seen
+    trainer.method.forward = seen if watch else forward
     for step in range(steps):
         said = trainer.step(step, trainer.source[step])
         record["terms"].append(torch.tensor(list(said["terms"].values()), dtype=torch.float64))
         record["counts"].append(torch.stack([part.cpu().double() for both in said["counts"].values() for part in both]))
-        record["y_bar"][-1] = record["y_bar"][-1].cpu()
-        if step == 0:
+        record["y_bar"] = [y.cpu() for y in record["y_bar"]]
+        if step == 0 and watch:
             record["gradients"] = {n: p.grad.clone() for n, p in trainer.method.online.named_parameters()}
         record["compiled"].append(compilations())
     record["state"] = trainer.method.state_dict()  # weights, target, running statistics, queues
