@@ -50,6 +50,7 @@ class Config:
     predictor_hidden: int = 4096
     embedding_dim: int = 256  # D
     # method
+    method: str = "semppl"  # or one of its relatives, "ifnd" and "carp"
     queue: int = 20 * 4096  # capacity Q of each of the L queues: 20 B [paper]
     k: int = 1  # neighbours a vote [paper]
     voting_views: int | None = None  # how many of the L large views ask and are asked; None = all [paper]
@@ -64,6 +65,16 @@ class Config:
     gamma: float = 0.996  # EMA rate of the target [paper]
     gamma_schedule: str = "constant"  # or "cosine" to 1 [BYOL]; unclear in the paper
     oracle: bool = False  # true labels instead of pseudo-labels: an upper bound, never a result
+    # IFND, which also uses tau and gamma
+    clusters: tuple = (25_000, 50_000, 100_000)  # K_m of the M levels of k-means [PCL]; () = plain InfoNCE
+    recluster: int = 20  # epochs from one clustering to the next [IFND, CIFAR]
+    acceptance: tuple = (0.0, 1.0)  # share of images with a pseudo-label, in the first and last epoch [IFND]
+    false_negatives: str = "eliminate"  # them [IFND's default], or "attract" them as further positives
+    keys: str = "target"  # keys are the EMA target's [MoCo], or the "online" network's, with a gradient [SimCLR]
+    key_queue: int = 0  # negatives from so many earlier keys (MoCo v2: 65,536); 0 = from the batch
+    # CARP, which also uses gamma
+    prototypes: int = 65_536  # K [CARP]
+    block: int = 512  # N_B, prototypes in a block of the partition [CARP]; what K / N_B leaves over sits a step out
     # optimisation
     epochs: int = 300  # [paper]; an epoch draws as many images as the training set has
     batch_size: int = 4096  # B [paper]
@@ -106,6 +117,9 @@ class Config:
 
 
 _CHOICES = {
+    "method": ("semppl", "ifnd", "carp"),
+    "false_negatives": ("eliminate", "attract"),
+    "keys": ("target", "online"),
     "backbone": ("narrow", "resnet18", "resnet50", "resnet200"),
     "interpolation": ("bilinear", "bicubic"),
     "stem": ("cifar", "imagenet"),
@@ -114,12 +128,12 @@ _CHOICES = {
     "optimizer": ("lars", "sgd", "adamw"),
     "precision": ("auto", "bf16", "fp32", "fp64"),
 }
-_LENGTHS = {"mean": 3, "std": 3, "large_scale": 2, "small_scale": 2, "ratio": 2, "blur_sigma": 2}
-_ORDERED = ("large_scale", "small_scale", "ratio", "blur_sigma")  # (low, high)
+_ORDERED = ("large_scale", "small_scale", "ratio", "blur_sigma", "acceptance")  # (low, high)
+_LENGTHS = {"mean": 3, "std": 3, **dict.fromkeys(_ORDERED, 2)}
 _ABOVE_ZERO = ("tau", "labels", "std", "ratio", "blur_sigma", "large_scale", "small_scale", "knn_chunk_mb")
 _LIMITS = {  # field: least, most; generous, but a slip of the hand or a lying file cannot ask for terabytes
     **dict.fromkeys(("flip_p", "jitter_p", "grey_p", "mask_p", "blur_p", "solarize_p"), (0, 1)),
-    **dict.fromkeys(("gamma", "momentum", "labelled_share", "large_scale", "small_scale"), (0, 1)),
+    **dict.fromkeys(("gamma", "momentum", "labelled_share", "large_scale", "small_scale", "acceptance"), (0, 1)),
     **dict.fromkeys(("seed", "label_seed"), (0, 2**63 - 1)),
     **dict.fromkeys(("brightness", "contrast", "saturation", "c", "alpha", "lam", "lr", "eta"), (0, 1e6)),
     "weight_decay": (0, 1e6),
@@ -129,7 +143,8 @@ _LIMITS = {  # field: least, most; generous, but a slip of the hand or a lying f
     "semantic_positives": (0, 1000), "batch_size": (2, 2**20), "epochs": (1, 10**6), "warmup_epochs": (0, 10**6),
     "width": (8, 4096),  # under 8 oneDNN's gradient of a strided 1x1 convolution is wrong on AVX2 (its issue 6035)
     "blur_sigma": (0, 100), "ratio": (0, 100), "tau": (0, 1e6), "knn_chunk_mb": (0, 2**20),
-    "microbatches": (1, 2**20),
+    "microbatches": (1, 2**20), "clusters": (1, 2**20), "recluster": (1, 10**6), "key_queue": (0, 2**26),
+    "prototypes": (2, 2**24), "block": (2, 2**24),
 }  # fmt: skip
 
 
@@ -149,11 +164,14 @@ def _check(config: Config) -> None:
     between = [
         ("negatives", config.negatives, 1, B - 1, "batch_size - 1"),
         ("k", config.k, 1, config.queue, "queue"),
+        ("block", config.block, 2, config.prototypes, "prototypes"),
         ("voting_views", L if config.voting_views is None else config.voting_views, 1, L, "large_views"),
     ]
     for name, value, low, high, what in between:
         if not low <= value <= high:
             raise ValueError(f"{name} = {value} must lie between {low} and {what} = {high}; change either.")
+    if config.method != "semppl" and L + config.small_views < 2:
+        raise ValueError(f"method = {config.method!r} compares different views and there is 1; give large_views=2.")
     if config.small_views and config.small_size > config.large_size:
         sizes = f"small_size = {config.small_size} exceeds large_size = {config.large_size}"
         raise ValueError(f"{sizes}; give small crops at most that size, or small_views=0.")
@@ -167,12 +185,14 @@ def _check_numbers(name: str, value) -> None:
     if value is None or isinstance(value, (str, bool)):
         return
     numbers = value if isinstance(value, tuple) else (value,)
-    if len(numbers) != _LENGTHS.get(name, max(len(numbers), 1)):
+    if len(numbers) != _LENGTHS.get(name, max(len(numbers), name != "clusters")):
         raise ValueError(f"{name} = {value} has {len(numbers)} entries; give {_LENGTHS.get(name, '1 or more')}.")
     low, high = _LIMITS.get(name, (-math.inf, math.inf))
     for number in numbers:
         if type(number) not in (int, float) or not math.isfinite(number):
             raise ValueError(f"{name} = {value!r} must be of finite numbers, not {number!r}; give numbers.")
+        if name == "clusters" and type(number) is not int:
+            raise ValueError(f"clusters = {value} must be of whole numbers, not {number}; give for example (10, 30).")
         if name in _ABOVE_ZERO and not number > 0:
             raise ValueError(f"{name} = {value} must be more than 0; give a positive number.")
         if not low <= number <= high:

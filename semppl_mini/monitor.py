@@ -9,6 +9,14 @@ embedding_std           sqrt(D) times the standard deviation of a coordinate of 
                         evenly on the sphere, 0 if all embed alike (collapse)
 false_negatives         share of negatives that are of the image's true class (the image itself, drawn, is none)
 
+of IFND, `false_negatives` being those that are left, and of CARP:
+false_negatives_before  the same share before any was found
+acceptance              share of images whose pseudo-label is accepted, over levels
+pair_precision          share of found pairs that are of one true class, over levels
+pair_recall             share of pairs of one true class that are found, over levels
+prototype_usage         perplexity of the teacher's mean choice among all K prototypes, over K: 1 if all are used alike
+prototypes_chosen       prototypes that are some image's first choice, over as many as a step's images could choose
+
 The shares are kept as (numerator, denominator), so that an epoch's figure is over its images, not a mean of means.
 """
 
@@ -51,6 +59,32 @@ def count(seen: dict, labels: Tensor, truth: Tensor) -> Counts:
         counts["purity"] = (right.sum(), seen["valid"].sum() * right.shape[1])
     world.total([part for both in counts.values() for part in both])
     return counts
+
+
+@torch.no_grad()
+def count_ifnd(seen: dict, truth_of: Tensor) -> Counts:
+    """seen from `IFND.forward` (this process's rows), true classes by image id (n,) -> {name: (num., denominator)}."""
+    other, fn = ~seen["own"], seen["fn"]  # (B, N), (M, B, N)
+    same = other & (truth_of[seen["ids"]][:, None] == truth_of[seen["candidate_ids"].clamp(min=0)])
+    left, found = other & ~fn, (fn & same).sum()
+    return {
+        "false_negatives_before": (same.sum(), other.sum()),
+        "false_negatives": ((left & same).sum(), left.sum()),
+        "acceptance": (seen["accepted"].sum(), torch.tensor(seen["accepted"].numel())),
+        "pair_precision": (found, fn.sum()),
+        "pair_recall": (found, same.sum() * len(fn)),
+    }
+
+
+@torch.no_grad()
+def count_carp(seen: dict) -> Counts:
+    """seen from `CARP.forward` -> {name: (numerator, denominator)} of the global batch, equal on all processes."""
+    usage, chosen = world.mean(seen["usage"]), world.gather(seen["chosen"], 1)  # (K,), (U, B)
+    K = len(usage)
+    perplexity = (-(usage * usage.clamp(min=1e-30).log()).sum()).exp()
+    used = torch.zeros(K, device=usage.device).index_fill(0, chosen.flatten(), 1.0).sum()
+    at_most = torch.tensor(min(K, chosen.numel()))
+    return {"prototype_usage": (perplexity, torch.tensor(K)), "prototypes_chosen": (used, at_most)}
 
 
 def shares(steps: list[Counts]) -> dict[str, float | None]:

@@ -8,7 +8,7 @@ shifts of them would collide.
 import numpy as np
 import torch
 
-VIEWS, NEGATIVES, POSITIVES, ORDER, LABELS, INIT, EVALUATION = range(7)
+VIEWS, NEGATIVES, POSITIVES, ORDER, LABELS, INIT, EVALUATION, CLUSTERS, PARTITION = range(9)
 
 
 def generator(seed: int, step: int, purpose: int) -> torch.Generator:

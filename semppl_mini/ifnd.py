@@ -1,0 +1,243 @@
+"""IFND: incremental false negative detection for contrastive learning (Chen et al., ICLR 2022, arXiv 2106.03719).
+
+    q_i = n(g(f(x_i)))           query of view i                                            theta: f, g
+    k_j = n(g_t(f_t(x_j)))       key of view j of the same image, from the target; or the online network's own (config)
+    s_in = q_i . k_n
+
+Every E epochs k-means puts the keys v of all training images into K_m clusters, on M levels. An image's pseudo-label
+y is its nearest unit centroid c_y, and the share r of images with the largest confidence
+
+    kappa = exp(v . c_y / tau) / sum_k exp(v . c_k / tau)
+
+is accepted; r grows linearly from 0 to 1 over the epochs. FN_m(i) = { n : i and n accepted, y_n = y_i on level m }, and
+
+    eliminate   L_i = -log( exp(s_ip / tau) / ( exp(s_ip / tau) + sum_{n not in FN_m(i)} exp(s_in / tau) ) )
+    attract     L_i = mean_{j in {p} u FN_m(i)} -log( exp(s_ij / tau) / sum_{all candidates} exp(s_in / tau) )
+
+and the loss is the mean over images, levels and pairs of views. Images that are not accepted stand for themselves. No
+image is ever its own negative, however often it stands in the batch or the queue. r = 0 is plain InfoNCE (SimCLR, or
+MoCo v2 with a queue); with r = 1 and one cluster there is no negative, and the loss is exactly 0.
+
+Negatives are the keys of the batch, for all ordered pairs of views; or, with `key_queue`, earlier keys, for queries of
+all views but the last large one, whose keys they meet (MoCo v2). The paper's text does not say: labels by unit
+centroids, r per level, no labels before epoch E [ours]. There is no random draw in a step. Shapes: B batch, N candidates,
+D embedding width, M levels, n images by id, Q queue; of several processes each has its own queries and all keys.
+"""
+
+import copy
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from sklearn.cluster import MiniBatchKMeans
+from torch import Tensor, nn
+
+from . import world
+from .device import at_least_float, autocast_of
+from .ema import ema_update, gamma_at
+from .networks import networks
+from .rng import CLUSTERS, INIT, generator
+from .semppl import Batch, encode
+
+
+class Draws(NamedTuple):
+    """A step's random choices beside the views: none."""
+
+
+def draw_step(config, step: int) -> Draws:
+    return Draws()
+
+
+# ---- losses: pure functions of tensors ------------------------------------------------------------------------------
+
+
+def similarities(q: Tensor, key: Tensor, candidates: Tensor, own: Tensor, tau: float) -> Tensor:
+    """s / tau, (B, 1 + N), the positive first: q, key (B, D), candidates (N, D); where own (B, N), it weighs nothing."""
+    negative = (q @ candidates.T / tau).masked_fill(own, -torch.inf)
+    return torch.cat([(q * key).sum(1, keepdim=True) / tau, negative], 1)
+
+
+def false_negatives(y: Tensor, y_candidates: Tensor, own: Tensor) -> Tensor:
+    """FN_m(i), (M, B, N): labels y (M, B) and y_candidates (M, N), -1 where not accepted; own (B, N)."""
+    return (y[:, :, None] == y_candidates[:, None]) & (y[:, :, None] >= 0) & ~own
+
+
+def eliminate(s: Tensor, fn: Tensor) -> Tensor:
+    """InfoNCE without the false negatives: s (B, 1 + N), fn (B, N) -> (B,)."""
+    return s.masked_fill(F.pad(fn, (1, 0)), -torch.inf).logsumexp(1) - s[:, 0]
+
+
+def attract(s: Tensor, fn: Tensor) -> Tensor:
+    """InfoNCE with the false negatives as further positives (SupCon's form): s (B, 1 + N), fn (B, N) -> (B,)."""
+    positive = F.pad(fn, (1, 0), value=True)
+    return -torch.where(positive, s.log_softmax(1), 0).sum(1) / positive.sum(1)
+
+
+# ---- pseudo-labels --------------------------------------------------------------------------------------------------
+
+
+def acceptance_at(acceptance: tuple, epoch: int, epochs: int) -> float:
+    """r of an epoch (0, 1, ...): linear from the first epoch's to the last's."""
+    return acceptance[0] + (acceptance[1] - acceptance[0]) * epoch / max(epochs - 1, 1)
+
+
+def confidence(v: Tensor, centroids: Tensor, tau: float, chunk_mb: float) -> tuple[Tensor, Tensor]:
+    """Unit v (n, D), centroids (K, D) -> label (n,) of the nearest one, and its kappa (n,) in (0, 1]."""
+    rows = max(1, int(chunk_mb * 2**20 / (4 * len(centroids))))
+    found = [(part @ centroids.T / tau).softmax(1).max(1) for part in v.split(rows)]
+    return torch.cat([y for _, y in found]), torch.cat([kappa for kappa, _ in found])
+
+
+def cluster(v: Tensor, k: int, seed: int) -> Tensor:
+    """Unit centroids (k, D) of scikit-learn's mini-batch k-means of v (n, D) on the CPU."""
+    start = "k-means++" if k <= 1000 else "random"  # k-means++ takes k passes over 3 k images [ours]
+    kmeans = MiniBatchKMeans(k, init=start, n_init=3, batch_size=max(4096, k), random_state=seed).fit(v.numpy())
+    return F.normalize(torch.from_numpy(kmeans.cluster_centers_).to(v.dtype), dim=1)
+
+
+class PseudoLabels(nn.Module):
+    """Label, confidence and acceptance of every image on every level, by image id, in buffers."""
+
+    def __init__(self, levels: int, images: int):
+        super().__init__()
+        self.register_buffer("labels", torch.full((levels, images), -1))  # (M, n), -1 = none yet
+        self.register_buffer("kappa", torch.zeros(levels, images))  # (M, n), 0 = none yet
+        self.register_buffer("accepted", torch.zeros(levels, images, dtype=torch.bool))  # (M, n)
+
+    def of(self, ids: Tensor) -> Tensor:
+        """Labels (M, B) of the images ids (B,), -1 where not accepted or where ids is -1."""
+        at = ids.clamp(min=0)
+        return torch.where(self.accepted[:, at] & (ids >= 0), self.labels[:, at], -1)
+
+    def accept(self, r: float) -> None:
+        """Accept, on each level, the round(r n) images with the largest kappa; of equal ones the smaller ids."""
+        count = round(r * int((self.labels[0] >= 0).sum()))
+        best = self.kappa.sort(1, descending=True, stable=True).indices[:, :count]
+        self.accepted.zero_().scatter_(1, best, True)
+
+
+class KeyQueue(nn.Module):
+    """FIFO of the keys and ids of all images, in buffers; empty slots have id -1."""
+
+    def __init__(self, capacity: int, dim: int):
+        super().__init__()
+        self.register_buffer("keys", torch.zeros(capacity, dim))  # (Q, D)
+        self.register_buffer("ids", torch.full((capacity,), -1))  # (Q,)
+        self.register_buffer("pointer", torch.zeros((), dtype=torch.long))  # the next slot to write
+
+    @torch.no_grad()
+    def enqueue(self, keys: Tensor, ids: Tensor) -> None:
+        """Write keys (B, D), ids (B,) over the oldest; of a batch larger than the queue, the last Q."""
+        Q = len(self.ids)
+        slot = (self.pointer + torch.arange(len(ids), device=ids.device)[-Q:]) % Q
+        self.keys[slot], self.ids[slot] = keys[-Q:].to(self.keys.dtype), ids[-Q:]
+        self.pointer.copy_((self.pointer + len(ids)) % Q)
+
+
+# ---- the method -----------------------------------------------------------------------------------------------------
+
+
+class IFND(nn.Module):
+    """Query and key networks, pseudo-labels, perhaps a queue, and one step of learning.
+
+    num_images is the largest id of a training image plus one. ValueError: more clusters than images.
+    """
+
+    def __init__(self, config, num_classes: int, num_images: int):
+        super().__init__()
+        if max(config.clusters, default=0) > num_images:
+            raise ValueError(f"clusters = {config.clusters} asks for {max(config.clusters)} clusters of {num_images} "
+                             f"images; give at most {num_images}.")  # fmt: skip
+        self.config, self.num_classes = config, num_classes
+        self.online = networks(config, generator(config.seed, 0, INIT))  # encoder f, projector g
+        del self.online["predictor"]
+        self.target = copy.deepcopy(self.online).requires_grad_(False) if config.keys == "target" else nn.ModuleDict()
+        self.pseudo = PseudoLabels(max(1, len(config.clusters)), num_images)
+        self.queue = KeyQueue(config.key_queue, config.embedding_dim)
+
+    @property
+    def encoder(self) -> nn.Module:
+        return self.online["encoder"]
+
+    def _embed(self, x: Tensor, networks: nn.ModuleDict) -> Tensor:
+        """n(g(f(x))), (B, D)."""
+        with autocast_of(self.config, x.device):
+            x = networks["projector"](networks["encoder"](x))
+        return F.normalize(at_least_float(x), dim=1)
+
+    def query(self, x: Tensor) -> Tensor:
+        return self._embed(x, self.online)
+
+    @torch.no_grad()
+    def key(self, x: Tensor) -> Tensor:
+        return self._embed(x, self.target)
+
+    def forward(self, views: list[Tensor], batch: Batch, draws: Draws) -> tuple[Tensor, dict]:
+        """Views (L + V) x (B, 3, S, S), large first -> the loss, and what the step saw, for the monitor."""
+        cfg, L, Q = self.config, self.config.large_views, self.config.key_queue
+        ids = world.gather(batch.ids)
+        if batch.oracle is not None:
+            self.pseudo.labels[:, ids], self.pseudo.accepted[:, ids] = world.gather(batch.oracle), True
+
+        # Queries i meet the keys j of their own image's other views.
+        pairs = [(i, j) for i in range(len(views)) for j in ((L - 1,) if Q else range(L)) if i != j]
+        q = {i: self.query(views[i]) for i in dict.fromkeys(i for i, _ in pairs)}  # each (B, D)
+        k = q if cfg.keys == "online" and not Q else {}
+        key = self.query if cfg.keys == "online" else self.key
+        k = {j: k[j] if j in k else key(views[j]) for j in dict.fromkeys(j for _, j in pairs)}  # each (B, D)
+
+        # Which candidates are the image itself, and which share its accepted label, on each level.
+        candidate_ids = self.queue.ids.clone() if Q else ids  # (N,)
+        own = (candidate_ids == batch.ids[:, None]) | (candidate_ids < 0)  # (B, N), no negatives
+        fn = false_negatives(self.pseudo.of(batch.ids), self.pseudo.of(candidate_ids), own)  # (M, B, N)
+
+        name, compare = ("L_elim", eliminate) if cfg.false_negatives == "eliminate" else ("L_attr", attract)
+        candidates = {j: self.queue.keys.clone() if Q else world.gather(k[j]) for j in k}  # each (N, D)
+        s = [similarities(q[i], k[j], candidates[j], own, cfg.tau) for i, j in pairs]  # each (B, 1 + N)
+        loss = torch.stack([compare(pair, level).mean() for pair in s for level in fn]).mean()
+        if Q:
+            self.queue.enqueue(world.gather(k[L - 1].detach()), ids)
+        seen = {"o": torch.stack(list(q.values())).detach(), "ids": batch.ids, "candidate_ids": candidate_ids}
+        seen |= {"own": own, "fn": fn, "accepted": self.pseudo.of(batch.ids) >= 0}
+        return loss, {"terms": {name: loss.detach()}, **seen}
+
+    def before_epoch(self, epoch: int, epochs: int, embed) -> None:
+        """Cluster every E epochs, from epoch E on, and accept more labels every epoch (0, 1, ...).
+
+        embed() -> unit keys (n, D) of all training images and their ids (n,), on the CPU, equal on all processes.
+        """
+        cfg = self.config
+        if cfg.oracle or not cfg.clusters or not any(cfg.acceptance):
+            return
+        if epoch and epoch % cfg.recluster == 0:
+            self.assign(*embed(), int(generator(cfg.seed, epoch, CLUSTERS).initial_seed()))
+        self.pseudo.accept(acceptance_at(cfg.acceptance, epoch, epochs))
+
+    @torch.no_grad()
+    def assign(self, v: Tensor, ids: Tensor, seed: int) -> None:
+        """New pseudo-labels from keys v (n, D) of the images ids (n,); process 0 clusters, all take its labels."""
+        cfg, labels, kappa = self.config, self.pseudo.labels, self.pseudo.kappa
+        for level, K in enumerate(cfg.clusters if world.rank() == 0 else ()):
+            y, confident = confidence(v, cluster(v, K, seed), cfg.tau, cfg.knn_chunk_mb)
+            labels[level, ids], kappa[level, ids] = y.to(labels.device), confident.to(kappa)
+        for buffer in (labels, kappa):
+            buffer.copy_(world.gather(buffer)[: len(buffer)])
+
+    def embed(self, images: Tensor, batch: int = 500) -> Tensor:
+        """Unit keys (n, D) of whole images (n, 3, H, W), uint8 or float in [0, 1], batch norm frozen, on the CPU."""
+        part = self.online if self.config.keys == "online" else self.target
+        return F.normalize(encode(nn.Sequential(part["encoder"], part["projector"]), images, self.config, batch), dim=1)
+
+    def before_step(self, progress: float) -> None:
+        """Nothing: the target moves after the step, as in MoCo."""
+
+    def after_step(self, progress: float) -> None:
+        """xi <- gamma xi + (1 - gamma) theta; progress = steps done / all steps."""
+        gamma = gamma_at(self.config.gamma, self.config.gamma_schedule, progress)
+        for part in self.target:
+            ema_update(self.target[part], self.online[part], gamma)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, batch: int = 500) -> Tensor:
+        """Images (n, 3, H, W), uint8 or float in [0, 1] -> frozen features f(x) (n, dim) on the CPU."""
+        return encode(self.encoder, images, self.config, batch)
