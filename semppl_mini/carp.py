@@ -12,8 +12,8 @@ Q_u, (N_P, N_B) a row. One partition a step, the same for student and teacher, a
     loss = L_c + L_h
 
 L_c is no cross-entropy: it is small only if both are the same one-hot. The vector g(f(x)) is not normalised, and there
-is no temperature. As in the official code, the teacher moves before the optimizer's step, its batch norms keep their own
-statistics, and each view, of student or teacher, counts alike in p. The prototypes' product is float32 at least [ours].
+is no temperature. As in the official code, the teacher moves before the optimizer's step, its batch norms keep their
+own statistics, and each view, of either network, counts alike in p. The prototypes' product is float32 at least [ours].
 Shapes: V views (large first), U large ones, B batch, D embedding width, K prototypes.
 """
 

@@ -19,9 +19,9 @@ image is ever its own negative, however often it stands in the batch or the queu
 MoCo v2 with a queue); with r = 1 and one cluster there is no negative, and the loss is exactly 0.
 
 Negatives are the keys of the batch, for all ordered pairs of views; or, with `key_queue`, earlier keys, for queries of
-all views but the last large one, whose keys they meet (MoCo v2). The paper's text does not say: labels by unit
-centroids, r per level, no labels before epoch E [ours]. There is no random draw in a step. Shapes: B batch, N candidates,
-D embedding width, M levels, n images by id, Q queue; of several processes each has its own queries and all keys.
+all views but the last large one, whose keys they meet (MoCo v2). Unspecified, so ours: labels by unit centroids, r per
+level, no labels before epoch E. Of several processes each has its own queries and all keys. No step draws at random.
+Shapes: B batch, N candidates, D embedding width, M levels, n images by id, Q queue.
 """
 
 import copy
@@ -52,7 +52,7 @@ def draw_step(config, step: int) -> Draws:
 
 
 def similarities(q: Tensor, key: Tensor, candidates: Tensor, own: Tensor, tau: float) -> Tensor:
-    """s / tau, (B, 1 + N), the positive first: q, key (B, D), candidates (N, D); where own (B, N), it weighs nothing."""
+    """s / tau, (B, 1 + N), the positive first, -inf where own (B, N): q, key (B, D), candidates (N, D)."""
     negative = (q @ candidates.T / tau).masked_fill(own, -torch.inf)
     return torch.cat([(q * key).sum(1, keepdim=True) / tau, negative], 1)
 
