@@ -112,7 +112,7 @@ class PseudoLabels(nn.Module):
     def accept(self, r: float) -> None:
         """Accept, on each level, the round(r n) images with the largest kappa; of equal ones the smaller ids."""
         count = round(r * int((self.labels[0] >= 0).sum()))
-        best = self.kappa.sort(1, descending=True, stable=True).indices[:, :count]
+        best = self.kappa.sort(dim=1, descending=True, stable=True).indices[:, :count]
         self.accepted.zero_().scatter_(1, best, True)
 
 
