@@ -37,6 +37,7 @@ class Draws(NamedTuple):
     """A step's random choices beside the views: blocks (N_P, N_B) of prototypes, shared by all rows and processes."""
 
     blocks: Tensor
+    shared = ("blocks",)  # fields that are not one row an image: each process takes them whole
 
 
 def draw_step(config, step: int) -> Draws:
