@@ -26,14 +26,15 @@ def config_of(**changes):
 
 def inputs(config, seed, device):
     x, batch, _ = step_inputs(config, 3, seed, device)
-    return x, Batch(torch.full_like(batch.labels, -1), batch.ids), Draws(*(d.to(device) for d in carp.draw_step(config, seed)))
+    draws = Draws(carp.draw_step(config, seed).blocks.to(device))
+    return x, Batch(torch.full_like(batch.labels, -1), batch.ids), draws
 
 
 # ---- the partition --------------------------------------------------------------------------------
 
 
 def check_draws(device=None):
-    """N_P N_B different prototypes; over the steps each sits out, and each pair meets, sometimes; steps, seeds differ."""
+    """N_P N_B different prototypes; over the steps each sits out and each pair meets; seeds differ."""
     config, sat_out, met = config_of(), set(), set()
     for step in range(200):
         (blocks,) = carp.draw_step(config, step)
@@ -238,7 +239,7 @@ def test_carp_teacher_moves_before_the_step_by_the_ema():
 
 
 def check_unit_prototypes(device):
-    """Rows of student and teacher are unit vectors from the start and after steps, whatever happens to their weights."""
+    """Rows of student and teacher are unit vectors from the start and after steps of their weights."""
     method = CARP(config_of(), 3).to(device)
     optimizer = LARS(param_groups(method.online), lr=5.0, eta=0.1)
     for step in range(3):

@@ -265,31 +265,47 @@ def step_loop(config, q, k, queue, ids, pseudo):
     for i, j in pairs:
         if i != j:
             candidates, c_ids = queue or (k[j], ids)
-            y_c = [[row[n] if n >= 0 and yes[n] else -1 for n in c_ids] for row, yes in zip(labels, accepted, strict=True)]
+            levels = zip(labels, accepted, strict=True)
+            y_c = [[row[n] if n >= 0 and yes[n] else -1 for n in c_ids] for row, yes in levels]
             given = q[i], k[j], candidates, ids, c_ids, np.array(y), np.array(y_c)
             losses.append(loss_loop(*given, config.tau, config.false_negatives))
     return np.mean(losses)
+
+
+def embedded(networks, x):
+    """Unit embeddings of one view as NumPy."""
+    z = array(networks["projector"](networks["encoder"](x)))
+    return z / np.linalg.norm(z, axis=1, keepdims=True)
+
+
+def moved(method):
+    """The method with a target that is not the online network."""
+    with torch.no_grad():
+        for i, p in enumerate(method.target.parameters()):
+            p.add_(0.1 * units(*p.shape, seed=i).to(p.device))
+    return method
 
 
 def check_step(device, **changes):
     """IFND.forward on 2 + 1 views against the loops, while a small queue fills and wraps and labels change."""
     for kind in ("eliminate", "attract"):
         config = config_of(false_negatives=kind, **changes)
-        method, queue = IFND(config, 3, 40).to(device), None
+        method, queue = moved(IFND(config, 3, 40).to(device)), None
         if config.key_queue:
             queue = [np.zeros((config.key_queue, 8)), np.full(config.key_queue, -1)]
         for step, r in enumerate((0.5, 1, 0.7)):
             labelled(method, r, seed=step)
             x, batch = inputs(config, step, device)
             twin = copy.deepcopy(method)
-            q = [array(twin.query(v)) for v in x]
-            k = [array(v) for v in ([twin.key(v) for v in x[:2]] if config.keys == "target" else map(twin.query, x[:2]))]
+            q = [embedded(twin.online, v) for v in x]
+            k = [embedded(twin.target if config.keys == "target" else twin.online, v) for v in x[:2]]
             ids = array(batch.ids)
             wanted = step_loop(config, q, k, queue, ids, method.pseudo)
             loss, seen = method(x, batch, Draws())
             assert abs(float(loss.detach()) - wanted) < 2e-5 * max(1, wanted), (kind, step)
-            if queue:
-                queue = [np.concatenate([old, new])[-config.key_queue :] for old, new in zip(queue, (k[1], ids), strict=True)]
+            if queue:  # in any order: the oldest goes
+                both = zip(queue, (k[1], ids), strict=True)
+                queue = [np.concatenate([old, new])[-config.key_queue :] for old, new in both]
         assert seen["fn"].any() and wanted > 0.1
 
 
@@ -441,10 +457,11 @@ def test_ifnd_monitor_counts_equal_a_loop(device):
     _, batch = given = inputs(method.config, 0, device)
     _, seen = method(*given, Draws())
     ids, labels, accepted = batch.ids.tolist(), method.pseudo.labels.tolist(), method.pseudo.accepted.tolist()
-    lists = {name: [] for name in ("false_negatives_before", "false_negatives", "acceptance", "pair_precision", "pair_recall")}
-    for m, (i, a) in itertools.product(range(2), enumerate(ids)):
+    names = "false_negatives_before", "false_negatives", "acceptance", "pair_precision", "pair_recall"
+    lists = {name: [] for name in names}
+    for m, a in itertools.product(range(2), ids):
         lists["acceptance"].append(accepted[m][a])
-        for n, b in enumerate(ids):
+        for b in ids:
             if a == b:
                 continue
             same = bool(truth[a] == truth[b])
@@ -510,7 +527,7 @@ def by_two(work, folder):
 
 
 def step_of(method, x, batch, draws):
-    """Loss and gradients of the global batch as the trainer makes them: own rows in, averages out. Frozen batch norm."""
+    """Loss and gradients of the global batch, as the trainer makes them of own rows; batch norm is frozen."""
     own = world.rows(len(batch.ids))
     method.double().eval()
     loss, _ = method([v[own].double() for v in x], Batch(batch.labels[own], batch.ids[own]), draws)

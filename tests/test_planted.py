@@ -10,10 +10,14 @@ import functools
 
 import checks
 import pytest
+import test_carp
+import test_ifnd
 import torch
 import torch.nn.functional as F
 
-from semppl_mini import ema, lars, losses, memory, networks, positives, pseudo_labels, semppl, train, views
+from semppl_mini import (
+    carp, ema, ifnd, lars, losses, memory, networks, positives, pseudo_labels, semppl, train, views,
+)  # fmt: skip
 from semppl_mini.queue import LabelledQueue
 from semppl_mini.semppl import SemPPL
 
@@ -446,6 +450,249 @@ def hidden_labels_leak_into_the_queue(right):
         return x, batch._replace(labels=truth), truth
 
     return wrong
+
+
+# ---- IFND
+
+
+@planted(test_ifnd.check_acceptance, ifnd.PseudoLabels, "of")
+@planted(test_ifnd.check_batch_step, ifnd.PseudoLabels, "of")
+def images_that_are_not_accepted_are_false_negatives_too(right):
+    def wrong(self, ids):
+        self.accepted.fill_(True)
+        return right(self, ids)
+
+    return wrong
+
+
+@planted(test_ifnd.check_acceptance, ifnd.PseudoLabels, "of")
+@planted(test_ifnd.check_batch_step, ifnd.PseudoLabels, "of")
+def pseudo_labels_are_indexed_by_place_in_the_batch(right):
+    return lambda self, ids: right(self, torch.arange(len(ids), device=ids.device) % self.labels.shape[1])
+
+
+@planted(test_ifnd.check_queue_step, ifnd.PseudoLabels, "of")
+def the_queue_is_indexed_by_slot(right):
+    """Only where 24 ids are asked: a queue's."""
+    return lambda self, ids: right(self, torch.arange(24, device=ids.device) if len(ids) == 24 else ids)
+
+
+@planted(test_ifnd.check_acceptance, ifnd.PseudoLabels, "accept")
+def the_least_confident_are_accepted(right):
+    def wrong(self, r):
+        self.kappa.neg_()
+        right(self, r)
+        self.kappa.neg_()
+
+    return wrong
+
+
+@planted(test_ifnd.check_acceptance, ifnd.PseudoLabels, "accept")
+def images_are_accepted_over_all_levels_together(right):
+    def wrong(self, r):
+        n = round(r * int((self.labels >= 0).sum()))
+        best = self.kappa.flatten().argsort(descending=True)[:n]
+        self.accepted.view(-1).zero_()[best] = True
+
+    return wrong
+
+
+@planted(test_ifnd.check_acceptance_schedule, ifnd, "acceptance_at")
+def the_acceptance_rate_does_not_grow(right):
+    return lambda acceptance, epoch, epochs: acceptance[1]
+
+
+@planted(test_ifnd.check_acceptance_schedule, ifnd, "acceptance_at")
+def the_last_epoch_does_not_accept_all(right):
+    return lambda acceptance, epoch, epochs: right(acceptance, epoch, epochs + 1)
+
+
+@planted(test_ifnd.check_confidence, ifnd, "confidence")
+def confidence_has_no_temperature(right):
+    return lambda v, centroids, tau, chunk_mb: right(v, centroids, 1.0, chunk_mb)
+
+
+@planted(test_ifnd.check_confidence, ifnd, "confidence")
+def confidence_is_the_cosine(right):
+    return lambda v, centroids, tau, chunk_mb: (right(v, centroids, tau, chunk_mb)[0], (v @ centroids.T).amax(1))
+
+
+@planted(test_ifnd.check_losses, ifnd, "false_negatives")
+@planted(test_ifnd.check_batch_step, ifnd, "false_negatives")
+def a_false_negative_needs_no_label_of_its_own(right):
+    """The mask is no longer symmetric: an image without a label pairs with all that have none."""
+    return lambda y, y_candidates, own: (y[:, :, None] == y_candidates[:, None]) & ~own
+
+
+@planted(test_ifnd.check_losses, ifnd, "false_negatives")
+@planted(test_ifnd.check_batch_step, ifnd, "false_negatives")
+def only_later_images_are_false_negatives(right):
+    return lambda y, y_candidates, own: right(y, y_candidates, own).triu(1)
+
+
+@planted(test_ifnd.check_losses, ifnd, "similarities")
+@planted(test_ifnd.check_batch_step, ifnd, "similarities")
+@planted(test_ifnd.check_queue_step, ifnd, "similarities")
+def an_image_is_its_own_negative_in_ifnd(right):
+    return lambda q, key, candidates, own, tau: right(q, key, candidates, torch.zeros_like(own), tau)
+
+
+@planted(test_ifnd.check_losses, ifnd, "similarities")
+def the_temperature_of_ifnd_multiplies(right):
+    return lambda q, key, candidates, own, tau: right(q, key, candidates, own, 1 / tau)
+
+
+@planted(test_ifnd.check_losses, ifnd, "eliminate")
+@planted(test_ifnd.check_batch_step, ifnd, "eliminate")
+def nothing_is_eliminated(right):
+    return lambda s, fn: right(s, torch.zeros_like(fn))
+
+
+@planted(test_ifnd.check_losses, ifnd, "attract")
+def attracted_images_leave_the_denominator(right):
+    def wrong(s, fn):
+        positive = F.pad(fn, (1, 0), value=True)
+        rest = s.masked_fill(F.pad(fn, (1, 0)), -torch.inf).logsumexp(1, keepdim=True)
+        return torch.where(positive, rest - s, 0).sum(1) / positive.sum(1)
+
+    return wrong
+
+
+@planted(test_ifnd.check_losses, ifnd, "attract")
+def attraction_is_a_sum(right):
+    return lambda s, fn: right(s, fn) * (1 + fn.sum(1))
+
+
+@planted(test_ifnd.check_queue_step, ifnd.KeyQueue, "enqueue")
+@planted(test_ifnd.check_key_queue, ifnd.KeyQueue, "enqueue")
+def the_key_queue_does_not_wrap(right):
+    def wrong(self, keys, ids):
+        right(self, keys, ids)
+        self.pointer.zero_()
+
+    return wrong
+
+
+@planted(test_ifnd.check_queue_step, ifnd.IFND, "key")
+def keys_are_of_the_online_network(right):
+    return lambda self, x: self.query(x).detach()
+
+
+# ---- CARP
+
+
+@planted(test_carp.check_step, carp, "partition")
+def student_and_teacher_have_different_partitions(right):
+    """The teacher, which has the two large views, gets the partition in another order."""
+    return lambda logits, blocks: right(logits, blocks.flip(0, 1) if len(logits) == 2 else blocks)
+
+
+@planted(test_carp.check_partition, carp, "partition")
+@planted(test_carp.check_step, carp, "partition")
+def the_softmax_runs_over_all_prototypes(right):
+    return lambda logits, blocks: logits.softmax(-1)[..., blocks]
+
+
+@planted(test_carp.check_partition, carp, "partition")
+@planted(test_carp.check_step, carp, "partition")
+def blocks_are_always_the_same(right):
+    return lambda logits, blocks: right(logits, torch.arange(blocks.numel(), device=blocks.device).view_as(blocks))
+
+
+@planted(test_carp.check_draws, carp, "draw_step")
+def a_partition_serves_the_whole_run(right):
+    return lambda config, step: right(config, 0)
+
+
+@planted(test_carp.check_draws, carp, "draw_step")
+def the_last_prototypes_always_sit_out(right):
+    return lambda config, step: right(config.replace(prototypes=24), step)
+
+
+@planted(test_carp.check_losses, carp, "consistency")
+@planted(test_carp.check_step, carp, "consistency")
+def consistency_is_a_cross_entropy(right):
+    def wrong(p, q):
+        pairs = [-(q[u] * p[v].clamp(min=1e-7).log()).sum(-1) for v in range(len(p)) for u in range(len(q)) if v != u]
+        return torch.stack(pairs).mean()
+
+    return wrong
+
+
+@planted(test_carp.check_losses, carp, "consistency")
+@planted(test_carp.check_step, carp, "consistency")
+def a_view_is_compared_with_the_teachers_own(right):
+    def wrong(p, q):
+        pairs = [(student * teacher).sum(-1) for student in p for teacher in q]
+        return -torch.stack(pairs).clamp(1e-7, 1 - 1e-7).log().mean()
+
+    return wrong
+
+
+@planted(test_carp.check_extremes, carp, "consistency")
+def the_logarithm_is_not_clamped(right):
+    def wrong(p, q):
+        pairs = [(p[v] * q[u]).sum(-1) for v in range(len(p)) for u in range(len(q)) if v != u]
+        return -torch.stack(pairs).log().mean()
+
+    return wrong
+
+
+@planted(test_carp.check_losses, carp, "mean_choice")
+@planted(test_carp.check_step, carp, "mean_choice")
+def the_mean_choice_is_of_students_only(right):
+    return lambda p, q: p.mean((0, 1))
+
+
+@planted(test_carp.check_losses, carp, "mean_choice")
+def both_networks_count_alike_in_the_mean_choice(right):
+    """Half for the teacher, however few its views."""
+    return lambda p, q: (p.mean((0, 1)) + q.mean((0, 1))) / 2
+
+
+@planted(test_carp.check_extremes, carp, "entropy_gap")
+def the_entropy_has_the_wrong_sign(right):
+    return lambda p: -right(p)
+
+
+@planted(test_carp.check_extremes, carp, "entropy_gap")
+def the_entropy_is_not_offset_by_its_maximum(right):
+    return lambda p: right(p) - torch.tensor(float(p.shape[1])).log()
+
+
+@planted(test_carp.check_gradients, carp.CARP, "forward")
+def the_teacher_gets_a_gradient(right):
+    def wrong(self, *given):
+        self.target.requires_grad_(True)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch, "no_grad", contextlib.nullcontext)
+            return right(self, *given)
+
+    return wrong
+
+
+@planted(test_carp.check_ema_before_step, carp.CARP, "after_step")
+def the_teacher_moves_again_after_the_step(right):
+    return lambda self, progress: carp.CARP.before_step(self, progress)
+
+
+@planted(test_carp.check_ema_before_step, carp.CARP, "before_step")
+def the_teacher_has_no_prototypes_of_its_own(right):
+    def wrong(self, progress):
+        right(self, progress)
+        self.target["prototypes"].load_state_dict(self.online["prototypes"].state_dict())
+
+    return wrong
+
+
+@planted(test_carp.check_unit_prototypes, carp.Prototypes, "rows")
+def prototypes_are_not_normalised(right):
+    return property(lambda self: self.weight)
+
+
+@planted(test_carp.check_step, carp.CARP, "_embed")
+def the_embedding_is_normalised(right):
+    return lambda self, views, networks: F.normalize(right(self, views, networks), dim=2)
 
 
 # ---- the proof
