@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from . import world
 from .device import at_least_float, autocast_of
 from .ema import ema_update, gamma_at
+from .memory import in_parts
 from .networks import networks
 from .rng import INIT, PARTITION, generator
 from .semppl import Batch, encode
@@ -123,8 +124,9 @@ class CARP(nn.Module):
 
     def _embed(self, views: list[Tensor], networks: nn.ModuleDict) -> Tensor:
         """z = g(f(x)) of each view, (V, B, D), not normalised."""
+        head = nn.Sequential(networks["encoder"], networks["projector"])
         with autocast_of(self.config, views[0].device):
-            z = [networks["projector"](networks["encoder"](x)) for x in views]
+            z = [in_parts(head, x, self.config.microbatches) for x in views]
         return at_least_float(torch.stack(z))
 
     def forward(self, views: list[Tensor], batch: Batch, draws: Draws) -> tuple[Tensor, dict]:

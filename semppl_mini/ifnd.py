@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from . import world
 from .device import at_least_float, autocast_of
 from .ema import ema_update, gamma_at
+from .memory import in_parts
 from .networks import networks
 from .rng import CLUSTERS, INIT, generator
 from .semppl import Batch, encode
@@ -162,7 +163,7 @@ class IFND(nn.Module):
     def _embed(self, x: Tensor, networks: nn.ModuleDict) -> Tensor:
         """n(g(f(x))), (B, D)."""
         with autocast_of(self.config, x.device):
-            x = networks["projector"](networks["encoder"](x))
+            x = in_parts(nn.Sequential(networks["encoder"], networks["projector"]), x, self.config.microbatches)
         return F.normalize(at_least_float(x), dim=1)
 
     def query(self, x: Tensor) -> Tensor:

@@ -63,17 +63,19 @@ def count(seen: dict, labels: Tensor, truth: Tensor) -> Counts:
 
 @torch.no_grad()
 def count_ifnd(seen: dict, truth_of: Tensor) -> Counts:
-    """seen from `IFND.forward` (this process's rows), true classes by image id (n,) -> {name: (num., denominator)}."""
+    """seen from `IFND.forward` (this process's rows), true classes by image id (n,) -> sums over all processes."""
     other, fn = ~seen["own"], seen["fn"]  # (B, N), (M, B, N)
     same = other & (truth_of[seen["ids"]][:, None] == truth_of[seen["candidate_ids"].clamp(min=0)])
     left, found = other & ~fn, (fn & same).sum()
-    return {
+    counts = {
         "false_negatives_before": (same.sum(), other.sum()),
         "false_negatives": ((left & same).sum(), left.sum()),
-        "acceptance": (seen["accepted"].sum(), torch.tensor(seen["accepted"].numel())),
-        "pair_precision": (found, fn.sum()),
+        "acceptance": (seen["accepted"].sum(), torch.ones_like(seen["accepted"], dtype=torch.long).sum()),
+        "pair_precision": (found.clone(), fn.sum()),
         "pair_recall": (found, same.sum() * len(fn)),
     }
+    world.total([part for both in counts.values() for part in both])
+    return counts
 
 
 @torch.no_grad()

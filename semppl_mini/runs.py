@@ -14,16 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from . import checkpoint, world
+from . import checkpoint, methods, world
 from .config import Config
-from .semppl import SemPPL
 
 try:
     import fcntl
 except ImportError:  # Windows: two trainings of one folder are not noticed there
     fcntl = None
 
+STATE = ("queue.", "pseudo.")  # of a method, beside its networks
 FIXED = ("data", "images", "weights", "classes")  # what must be the same on resuming, beside the config
 HELD = {"config": dict, "data": str, "images": str, "weights": str, "classes": int, "method": dict, "optimizer": dict,
         "history": list, "steps": list, "log": int, "position": dict, "software": dict}  # fmt: skip
@@ -40,7 +41,7 @@ class Run:
     """
 
     config: Config
-    method: SemPPL
+    method: nn.Module
     history: list[dict] = field(default_factory=list)
     folder: Path | None = None
     data: str = ""
@@ -187,7 +188,7 @@ def read_config(path, state: dict) -> Config:
         raise ValueError(f"{path} is of another version ({str(error).rstrip('.')}); train again.") from None
 
 
-def fitting(path, state: dict, method: SemPPL, leave: str = "-") -> dict:
+def fitting(path, state: dict, method: nn.Module, leave: str | tuple = "-") -> dict:
     """A checkpoint's tensors but those whose names begin with `leave`; ValueError names the first that does not fit."""
     both = method.state_dict(), state["method"]
     own, theirs = ({name: t for name, t in tensors.items() if not name.startswith(leave)} for tensors in both)
@@ -220,21 +221,23 @@ def load_run(path) -> Run:
     """
     path, state = read_state(path)
     config = read_config(path, state)
+    labels = state["method"].get("pseudo.labels")  # of IFND: a column an image
+    images = labels.shape[-1] if isinstance(labels, torch.Tensor) and labels.dim() else 0
     with torch.device("meta"):  # shapes only: a lying config cannot make us allocate what the file does not hold
-        tensors = fitting(path, state, SemPPL(config, state["classes"]))
-    method = SemPPL(config, state["classes"]).to(torch.float64 if config.precision == "fp64" else None)
+        tensors = fitting(path, state, methods.make(config, state["classes"], images))
+    method = methods.make(config, state["classes"], images).to(torch.float64 if config.precision == "fp64" else None)
     method.load_state_dict(tensors)
     return Run(config, method, state["history"], path.parent, state["data"], state["steps"])
 
 
-def start_from(path, method: SemPPL) -> str:
+def start_from(path, method: nn.Module) -> str:
     """Give a new method the online and target networks of another run; its queues stay behind.
 
     Returns a digest of these weights. ValueError if they do not fit.
     """
     path, state = read_state(path)
-    method.load_state_dict(fitting(path, state, method, leave="queue."), strict=False)
-    return checkpoint.digest(value for name, value in method.state_dict().items() if not name.startswith("queue."))
+    method.load_state_dict(fitting(path, state, method, leave=STATE), strict=False)
+    return checkpoint.digest(value for name, value in method.state_dict().items() if not name.startswith(STATE))
 
 
 def software() -> dict:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from . import checkpoint, monitor, world
+from . import checkpoint, methods, monitor, world
 from .config import Config
 from .data import Data, ImageSet, label_count
 from .device import device_of
@@ -25,7 +25,7 @@ from .lars import LARS, param_groups
 from .networks import compiled
 from .rng import ORDER, VIEWS, generator
 from .runs import Keeper, Run, start_from
-from .semppl import Batch, Draws, SemPPL, draw_step
+from .semppl import Batch
 from .views import draw_views, finish_views, make_views
 
 # ---- what depends on (config, epoch or step) only ---------------------------------------------------------------
@@ -99,7 +99,7 @@ class Prepared(NamedTuple):
 
     images: ImageSet
     views: list[dict]
-    draws: Draws
+    draws: NamedTuple
     crops: list[Tensor] | None = None
 
 
@@ -123,7 +123,7 @@ class Steps(torch.utils.data.Dataset):
         size = (None, None) if files else self.train.images.shape[2:]
         views = draw_views(self.config, len(index), generator(self.config.seed, step, VIEWS), *size)
         views = [{name: value[self.own] for name, value in draw.items()} for draw in views]
-        draws = Draws(*(drawn[self.own] for drawn in draw_step(self.config, step)))
+        draws = methods.my_draws(self.config, step, self.own)
         mine = index[self.own]
         crops = self.train.crops(mine, views, self.config) if files else None
         return Prepared(self.train.take(mine), views, draws, crops)
@@ -139,9 +139,10 @@ class Steps(torch.utils.data.Dataset):
 class Trainer:
     """What a step needs and a checkpoint keeps: the method, the optimizer, the training images."""
 
-    def __init__(self, config: Config, train: ImageSet, method: SemPPL):
+    def __init__(self, config: Config, train: ImageSet, method: nn.Module):
         self.config, self.train, self.source = config, train, Steps(config, train)
         self.device = device_of(config)
+        self.truth_of = torch.full((image_count(train),), -1).index_put_((train.ids,), train.truth).to(self.device)
         self.method = method.to(self.device, torch.float64 if config.precision == "fp64" else None)
         if self.device.type != "xla":  # which chooses memory layouts itself
             self.method.to(memory_format=torch.channels_last)
@@ -171,13 +172,13 @@ class Trainer:
         """One training step: the global batch's loss terms, counts, and the times since `start`."""
         start = time.perf_counter() if start is None else start
         views, batch, truth = self.load(ready)
-        draws = Draws(*map(self._place, ready.draws))
+        draws = methods.place_draws(ready.draws, self.device)
         loaded = time.perf_counter()
         with torch.set_grad_enabled(learn):
             loss, seen = self.method(views, batch, draws)
         terms = {"loss": loss, **seen["terms"], "embedding_std": monitor.embedding_std(seen["o"])}
         terms = {name: value.detach().clone() for name, value in terms.items()}
-        counts = monitor.count(seen, batch.labels, truth)
+        counts = methods.count(self.config, seen, batch.labels, truth, self.truth_of)
         lr = lr_at(self.config, step / self.steps) if learn else 0.0
         if learn:
             self._learn(loss, terms, lr, (step + 1) / (self.steps * self.config.epochs))
@@ -187,6 +188,14 @@ class Trainer:
         terms = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
         times = {"data": loaded - start, "all": time.perf_counter() - start}
         return {"terms": terms, "lr": lr, "counts": counts, "times": times}
+
+    def embed(self) -> tuple[Tensor, Tensor]:
+        """The method's keys (n, D) of all training images, each process embedding its part, and their ids (n,)."""
+        n = len(self.train)
+        rows = torch.arange(-(-n // world.size()) * world.size()) % n  # the last part begins again from the front
+        part = self.train.take(rows[world.rows(len(rows))])
+        images = part.whole(torch.arange(len(part)), self.config.large_size) if hasattr(part, "crops") else part.images
+        return world.gather(self.method.embed(images).to(self.device))[:n].cpu(), self.train.ids
 
     def _learn(self, loss: Tensor, terms: dict, lr: float, progress: float) -> None:
         """Gradients of the global batch, a step of the optimizer, a move of the target; nothing if not finite."""
@@ -222,13 +231,18 @@ def _record(epoch: int, steps: list[dict], batch_size: int) -> dict:
     return {"epoch": epoch, **terms, "lr": steps[-1]["lr"], **shares, **speed}
 
 
+def image_count(train: ImageSet) -> int:
+    """The largest id of a training image plus one."""
+    return int(train.ids.max()) + 1
+
+
 def untrained_record(trainer: Trainer, measured: int = 8) -> dict:
     """Epoch 0: what the untrained network's votes are worth once its queues are full. Trains nothing."""
     probe, B = copy.copy(trainer), trainer.config.batch_size
     probe.method = copy.deepcopy(trainer.method)
     order = epoch_order(trainer.config, trainer.train.labels, 0)
-    labelled = order[trainer.train.labels[order] >= 0][: probe.method.queue.capacity]
-    if n := len(labelled):
+    labelled = order[trainer.train.labels[order] >= 0][: trainer.config.queue]
+    if (n := len(labelled)) and trainer.config.method == "semppl":
         for index in labelled[torch.arange(-(-n // B) * B) % n].split(B):  # whole batches, so the last begins again
             probe.method.remember(*probe.load(probe.source.prepare(0, index))[:2])
     steps = [probe.step(i, probe.source[i], learn=False) for i in range(min(measured, trainer.steps))]
@@ -239,7 +253,7 @@ def fit(
     config: Config, data: Data, folder=None, callbacks=(), progress: bool = True, *, save_every: int | None = None,
     keep_last: int = 2, weights=None, resume: Run | None = None, workers: int = 0, steps: int | None = None,
 ) -> Run:
-    """Train SemPPL on data.train and return the run.
+    """Train the method of `config.method` on data.train and return the run.
 
     folder: where to keep log.jsonl (a line a step and a line an epoch), the `keep_last` newest checkpoints (one after
     every epoch, and every `save_every` steps) and, at the end, encoder.pt, the bare encoder's state_dict; None keeps
@@ -256,13 +270,12 @@ def fit(
     FloatingPointError: a loss or gradient is not finite; weights and target are then still those before the step.
     """
     _check(config, data, folder, resume, save_every=save_every, keep_last=keep_last, workers=workers, steps=steps)
-    method = SemPPL(config, len(data.classes))
+    method = methods.make(config, len(data.classes), image_count(data.train))
     start = start_from(weights, method) if weights is not None else ""
     trainer = Trainer(config, data.train, method)
     run = Run(config, method, [], None if folder is None else Path(folder), data.provenance)
-    name = "SemPPL" if config.semantic_positives else "augmentation-only"
     hidden = {} if progress and world.rank() == 0 else {"disable": True}  # without the key, tqdm minds TQDM_DISABLE
-    bar = tqdm(total=config.epochs * trainer.steps, desc=name + " ORACLE" * config.oracle, **hidden)
+    bar = tqdm(total=config.epochs * trainer.steps, desc=methods.name_of(config), **hidden)
     with bar, Keeper(run, trainer, keep_last, data.train.digest(), start) as keeper, Listen() as asked:
         keeper.resume(resume)
         bar.update(keeper.step)
@@ -271,6 +284,8 @@ def fit(
         last = min(bar.total, steps or bar.total)
         batches = trainer.source.loader(keeper.step, last, workers)
         while not run.finished and (keeper.step < last or len(run.steps) == trainer.steps):
+            if not run.steps and hasattr(method, "before_epoch"):
+                method.before_epoch(len(run.history) - 1, config.epochs, trainer.embed)
             for _ in range(min(trainer.steps - len(run.steps), last - keeper.step)):
                 run.steps.append(_step(trainer, keeper, batches))
                 bar.update()
@@ -282,7 +297,7 @@ def fit(
                     return stop(run, signal, keeper.stopped())
             if len(run.steps) == trainer.steps:
                 record = _record(len(run.history), run.steps, config.batch_size)
-                accuracy = record["pseudo_label_accuracy"]
+                accuracy = record.get("pseudo_label_accuracy")
                 bar.set_postfix(epoch=record["epoch"], loss=f"{record['loss']:.3f}", pseudo=f"{accuracy or 0:.1%}")
                 _finish_epoch(run, record, keeper, callbacks)
         if run.finished and keeper.writes:

@@ -18,7 +18,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).res
 from checks import tiny, tiny_data  # noqa: E402
 from torch import nn  # noqa: E402
 
-from semppl_mini import losses, train, world  # noqa: E402
+from semppl_mini import losses, methods, train, world  # noqa: E402
 from semppl_mini.command import override  # noqa: E402
 from semppl_mini.runs import on_cpu  # noqa: E402
 from semppl_mini.semppl import SemPPL  # noqa: E402
@@ -109,17 +109,21 @@ def run(steps: int, watch: bool = True, **changes) -> dict:
     watch=False leaves votes and gradients out: to hold on to a step's tensors changes the graphs that XLA compiles.
     """
     config = tiny(precision="fp64").replace(device="auto" if world.uses_xla() else "cpu", **changes)
-    trainer = train.Trainer(config, tiny_data().train, SemPPL(config, 10))
+    images = tiny_data().train
+    trainer = train.Trainer(config, images, methods.make(config, 10, train.image_count(images)))
     record = {"terms": [], "y_bar": [], "counts": [], "compiled": []}
     forward = trainer.method.forward
 
     def seen(*given):
         loss, seen = forward(*given)
-        record["y_bar"].append(world.gather(seen["y_bar"]))
+        if "y_bar" in seen:
+            record["y_bar"].append(world.gather(seen["y_bar"]))
         return loss, seen
 
     trainer.method.forward = seen if watch else forward
     for step in range(steps):
+        if step % trainer.steps == 0 and hasattr(trainer.method, "before_epoch"):
+            trainer.method.before_epoch(step // trainer.steps, config.epochs, trainer.embed)
         said = trainer.step(step, trainer.source[step])
         record["terms"].append(torch.tensor(list(said["terms"].values()), dtype=torch.float64))
         record["counts"].append(torch.stack([part.cpu().double() for both in said["counts"].values() for part in both]))

@@ -20,7 +20,7 @@ CHANGES = ["labelled_share=0.5", "warmup_epochs=0.5"]  # many labels: the queue 
 
 def start(folder, processes, *changes):
     """parity.py in so many processes, in the background: (process, file)."""
-    out = folder / f"{processes}-{'-'.join(changes)}.pt"
+    out = folder / f"{processes}-{'-'.join(changes).replace(' ', '')}.pt"
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command = [sys.executable, *(launcher if processes > 1 else []), PARITY, out, *CHANGES, *changes]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -83,6 +83,34 @@ def test_parity_of_variants(changes, folder):
         assert torch.stack(two["terms"]).isfinite().all()
         return
     agree(steps(folder, 1, *changes), steps(folder, 2, *changes), **STRICT)
+
+
+RELATIVES = {
+    "ifnd": ["method='ifnd'", "clusters=(4,8)", "recluster=1", "acceptance=(0.5,1.0)"],
+    "ifnd attracts, keys with a gradient": ["method='ifnd'", "clusters=(4,)", "recluster=1", "keys='online'",
+                                            "false_negatives='attract'"],
+    "ifnd with a queue": ["method='ifnd'", "clusters=(4,)", "recluster=1", "key_queue=40"],
+    "carp": ["method='carp'", "prototypes=60", "block=16"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RELATIVES)
+def test_parity_of_relatives(name, folder):
+    """IFND, clustering after the first epoch, and CARP: two processes as one, in float64."""
+    one, two = (steps(folder, n, "steps=6", "lr=0.1", *RELATIVES[name]) for n in (1, 2))
+    if name.startswith("ifnd"):
+        assert one["state"]["pseudo.accepted"].any() and torch.equal(
+            one["state"]["pseudo.labels"], two["state"]["pseudo.labels"])  # fmt: skip
+    agree(one, two, **STRICT)
+
+
+@pytest.mark.parametrize("bug", ["local_batch_norm", "summed_gradients", "own_rows_again"])
+@pytest.mark.parametrize("name", ["ifnd", "carp"])
+def test_parity_of_relatives_notices(name, bug, folder):
+    one = steps(folder, 1, "steps=2", *RELATIVES[name])
+    two = steps(folder, 2, "steps=2", f"bug={bug}", *RELATIVES[name])
+    with pytest.raises(AssertionError):
+        agree(one, two, **STRICT)
 
 
 @pytest.mark.parametrize("bug", ["local_batch_norm", "local_negatives", "summed_gradients", "local_queue",

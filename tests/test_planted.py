@@ -16,7 +16,18 @@ import torch
 import torch.nn.functional as F
 
 from semppl_mini import (
-    carp, ema, ifnd, lars, losses, memory, networks, positives, pseudo_labels, semppl, train, views,
+    carp,
+    ema,
+    ifnd,
+    lars,
+    losses,
+    memory,
+    networks,
+    positives,
+    pseudo_labels,
+    semppl,
+    train,
+    views,
 )  # fmt: skip
 from semppl_mini.queue import LabelledQueue
 from semppl_mini.semppl import SemPPL

@@ -9,7 +9,7 @@ import torch
 from checks import differing, tiny, tiny_data, weights, with_train
 from torch.testing import assert_close
 
-from semppl_mini import SemPPL, checkpoint, fit, load_run, rng, runs, train
+from semppl_mini import SemPPL, checkpoint, fit, load_run, rng, runs, semppl, train
 from semppl_mini.networks import BLOCKS, ResNet
 
 TIMES = {"images_per_second", "data_share", "seconds"}
@@ -251,7 +251,7 @@ def test_randomness_is_a_function_of_seed_step_and_purpose():
 
 def test_draws_of_a_step_repeat_and_differ():
     config = tiny()
-    one, same, later = (train.draw_step(config, step) for step in (4, 4, 5))
+    one, same, later = (semppl.draw_step(config, step) for step in (4, 4, 5))
     assert torch.equal(one.u, same.u) and torch.equal(one.negatives, same.negatives)
     assert not torch.equal(one.u, later.u) and not torch.equal(one.negatives, later.negatives)
     assert one.u.shape == (16, 3) and one.negatives.shape == (16, 4)
