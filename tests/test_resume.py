@@ -14,7 +14,7 @@ from checks import differing, tiny, tiny_data, weights, with_train
 from torch.testing import assert_close
 from torture import ended, unequal, untimed
 
-from semppl_mini import Interrupted, checkpoint, fit, load_run, losses, monitor, runs, train
+from semppl_mini import Interrupted, SemPPL, checkpoint, fit, load_run, losses, monitor, runs, train
 
 
 class Stop(Exception):
@@ -404,13 +404,13 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights(monkeypatch):
 
 def test_collapse_is_a_warning_in_the_log(tmp_path, monkeypatch):
     """Embeddings that are all the same, but for a thousandth."""
-    right = train.SemPPL._embed
+    right = SemPPL._embed
 
     def alike(self, x, *networks):
         z = right(self, x, *networks)
         return torch.nn.functional.normalize(z.mean(0, keepdim=True).detach() + 1e-3 * z, dim=1)
 
-    monkeypatch.setattr(train.SemPPL, "_embed", alike)
+    monkeypatch.setattr(SemPPL, "_embed", alike)
     with pytest.warns(UserWarning, match="collapse in epoch 1: embedding_std = .*all images embed alike"):
         run = run_of(tiny(epochs=1, labelled_share=0.25), tmp_path)
     assert run.history[-1]["embedding_std"] < monitor.COLLAPSED
@@ -424,3 +424,27 @@ def test_embedding_std_is_one_on_the_sphere_and_zero_in_a_point():
     assert monitor.embedding_std(o[:, :1].expand(3, 50, 16)) < 1e-6
     by_hand = o[:2].double().numpy().std(1) ** 2
     assert float(monitor.embedding_std(o[:2])) == pytest.approx(float((by_hand.mean() * 16) ** 0.5), rel=1e-5)
+
+
+RELATIVES = [
+    {"method": "ifnd", "clusters": (4, 8), "recluster": 1}, {"method": "ifnd", "clusters": (4,), "key_queue": 40},
+    {"method": "carp", "prototypes": 60, "block": 16},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", RELATIVES, ids=["ifnd", "ifnd with a queue", "carp"])
+@pytest.mark.parametrize("step", [2, 5])
+def test_resume_of_relatives_ends_with_the_same_bits(changes, step, tmp_path, monkeypatch):
+    """Clusters, accepted labels and key queue are state, too."""
+    config = tiny(lr=0.1, epochs=3, **changes)
+    run_of(config, tmp_path / "whole")
+    stopped(config, tmp_path / "broken", step, monkeypatch, save_every=2)
+    run_of(config, tmp_path / "broken")
+    assert unequal(ended(tmp_path / "broken"), ended(tmp_path / "whole")) == []
+
+
+@pytest.mark.parametrize("changes", RELATIVES, ids=["ifnd", "ifnd with a queue", "carp"])
+def test_a_relative_is_read_back(changes, tmp_path):
+    run = run_of(tiny(epochs=1, **changes), tmp_path)
+    again = load_run(tmp_path)
+    assert not differing(run.method.state_dict(), again.method.state_dict()) and again.config == run.config
