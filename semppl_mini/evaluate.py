@@ -22,7 +22,7 @@ from .positives import draw_positives
 from .pseudo_labels import neighbours
 from .rng import EVALUATION, INIT, generator
 from .semppl import encode
-from .views import apply_view, draw_view, make_views, normalise
+from .views import apply_view, draw_view, finish_views, make_views, normalise
 
 
 @torch.no_grad()
@@ -89,9 +89,7 @@ def fine_tune(
     for step in range(steps):
         rng = generator(seed, step + 1, EVALUATION)
         index = torch.randint(len(labelled), (batch,), generator=rng)
-        images = labelled.images[index]
-        draw = draw_view(config, 0, batch, rng, *images.shape[2:])
-        (view,) = make_views(images.to(device), [draw], config)
+        view = _view(labelled, index, config, rng, device)
         with autocast_of(config, device):
             loss = F.cross_entropy(model(view.float()).float(), labelled.labels[index].to(device))
         for group in optimizer.param_groups:
@@ -104,6 +102,20 @@ def fine_tune(
     return model.eval()
 
 
+def _view(images: ImageSet, index: Tensor, config, rng: torch.Generator, device) -> Tensor:
+    """A large view of the images `index` (B,), whether in memory or files: (B, 3, S, S)."""
+    if hasattr(images, "crops"):
+        draws = [draw_view(config, 0, len(index), rng)]
+        return finish_views([crop.to(device) for crop in images.crops(index, draws, config)], draws, config)[0]
+    images = images.images[index]
+    return make_views(images.to(device), [draw_view(config, 0, len(index), rng, *images.shape[2:])], config)[0]
+
+
+def pixels(images: ImageSet):
+    """What `encode` takes of a set: its images in memory, or itself if they are files."""
+    return images if hasattr(images, "whole") else images.images
+
+
 def _labelled(data: Data) -> ImageSet:
     """The labelled training images; ValueError if there is nothing to tell apart."""
     bank = data.train.labelled()
@@ -114,7 +126,7 @@ def _labelled(data: Data) -> ImageSet:
 
 def classifier_accuracy(model: nn.Sequential, images: ImageSet, config) -> float:
     """Top-1 accuracy of `fine_tune`'s model on whole images."""
-    return float((encode(model, images.images, config).argmax(1) == images.truth).float().mean())
+    return float((encode(model, pixels(images), config).argmax(1) == images.truth).float().mean())
 
 
 def untrained_encoder(config) -> nn.Module:
@@ -148,7 +160,9 @@ def evaluate(encoder: nn.Module, config, data: Data, split="test", tune_steps: i
     if split not in ("train", "val", "test"):
         raise ValueError(f"split = {split!r} is unknown; give train, val or test.")
     bank, asked = _labelled(data), getattr(data, split)
-    x, val, q = (encode(encoder, s.images, config) for s in (bank, data.val, asked))
+    if not len(asked):
+        raise ValueError(f"There are no {split} images to evaluate on; give another split, or add them to the data.")
+    x, val, q = (encode(encoder, pixels(s), config) for s in (bank, data.val, asked))
     held, result = (val, data.val.truth), {"split": split, "bank": len(bank)}
     for k in (20, 200):
         if k <= len(bank):
@@ -163,7 +177,7 @@ def evaluate(encoder: nn.Module, config, data: Data, split="test", tune_steps: i
         result["chosen"] = max(on_val, key=on_val.get)
         result["few_label"] = result[result["chosen"]]
     if all_labels:
-        every = encode(encoder, data.train.images, config)
+        every = encode(encoder, pixels(data.train), config)
         for k in (k for k in (20, 200) if k <= len(every)):
             result[f"knn{k}_all"] = knn_accuracy(every, data.train.truth, q, asked.truth, k)
         result["linear_all"] = linear_probe(every, data.train.truth, q, asked.truth, held, grid=(0.01, 0.1))

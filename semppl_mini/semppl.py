@@ -141,14 +141,17 @@ class SemPPL(nn.Module):
 
 
 @torch.no_grad()
-def encode(encoder: nn.Module, images: Tensor, config, batch: int = 500) -> Tensor:
-    """Features (n, dim) of whole, un-augmented images (n, 3, H, W), uint8 or float in [0, 1], batch norm frozen."""
+def encode(encoder: nn.Module, images, config, batch: int = 500) -> Tensor:
+    """Features (n, dim) of whole, un-augmented images, batch norm frozen, in float32 on the CPU.
+
+    images: uint8 or float in [0, 1], (n, 3, H, W), or files, of which the centre is taken, config.large_size a side.
+    """
     was, parameter = encoder.training, next(encoder.parameters())
     encoder.eval()
-    scale = 255 if images.dtype == torch.uint8 else 1
     features = []
-    for part in images.split(batch):
-        x = normalise(part.to(parameter.device, torch.float32) / scale, config.mean, config.std)
-        features.append(encoder(x.to(parameter.dtype)).float().cpu())
+    for rows in torch.arange(len(images)).split(batch):
+        part = images.whole(rows, config.large_size) if hasattr(images, "whole") else images[rows]
+        x = part.to(parameter.device, torch.float32) / (255 if part.dtype == torch.uint8 else 1)
+        features.append(encoder(normalise(x, config.mean, config.std).to(parameter.dtype)).float().cpu())
     encoder.train(was)
     return torch.cat(features)

@@ -20,6 +20,7 @@ from . import checkpoint, methods, monitor, world
 from .config import Config
 from .data import Data, ImageSet, label_count
 from .device import device_of
+from .evaluate import pixels
 from .interrupt import Listen, deaf, stop
 from .lars import LARS, param_groups
 from .networks import compiled
@@ -194,8 +195,7 @@ class Trainer:
         n = len(self.train)
         rows = torch.arange(-(-n // world.size()) * world.size()) % n  # the last part begins again from the front
         part = self.train.take(rows[world.rows(len(rows))])
-        images = part.whole(torch.arange(len(part)), self.config.large_size) if hasattr(part, "crops") else part.images
-        return world.gather(self.method.embed(images).to(self.device))[:n].cpu(), self.train.ids
+        return world.gather(self.method.embed(pixels(part)).to(self.device))[:n].cpu(), self.train.ids
 
     def _learn(self, loss: Tensor, terms: dict, lr: float, progress: float) -> None:
         """Gradients of the global batch, a step of the optimizer, a move of the target; nothing if not finite."""

@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from checks import tiny
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from semppl_mini import Config, views
+from semppl_mini import Config, evaluate, fit, views
 from semppl_mini.rng import VIEWS, generator
 from semppl_mini.train import epoch_order
 
@@ -719,3 +720,34 @@ def test_the_command_writes_shards_and_refuses_bad_targets(tmp_path, monkeypatch
             imagenet.write_shards(*given, 4)
     with pytest.raises(ValueError, match="--size 0 images a shard is too small"):
         imagenet.write_shards(source, tmp_path / "b", 0)
+
+
+# ---- whole runs
+
+
+@pytest.fixture(scope="module")
+def few_classes(tmp_path_factory):
+    """36 images of the sample as 3 classes, in class folders; the same again as val/."""
+    root = tmp_path_factory.mktemp("few")
+    with tarfile.open(TAR) as tar:
+        for k, member in enumerate([member for member in tar if member.isreg()][:36]):
+            for split in ("train", "val"):
+                path = root / split / f"n0000000{k % 3}" / f"n0000000{k % 3}_{k}.JPEG"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(tar.extractfile(member).read())
+    return root
+
+
+@real_images
+@pytest.mark.parametrize("changes", [{}, {"method": "ifnd", "clusters": (2,), "recluster": 1}], ids=["semppl", "ifnd"])
+def test_a_run_on_files_trains_ends_and_is_read_out(changes, few_classes, tmp_path):
+    """fit, with a loader process, and every read-out; without validation images, one sentence."""
+    data = load_imagenet(few_classes, labels=12, val=6)
+    config = tiny(batch_size=10, labels=12, large_size=32, small_size=16, mask_p=0.5, lr=0.1, **changes)
+    run = fit(config, data, tmp_path, progress=False, workers=1)
+    assert run.finished and len(run.history) == 3
+    result = evaluate(run.method.encoder, config, data, tune_steps=2, all_labels=True)
+    assert {"linear", "fine_tuned", "linear_all", "knn20_all"} <= set(result)
+    assert result["linear"] * 36 == pytest.approx(round(result["linear"] * 36))  # a share of the 36 test images
+    with pytest.raises(ValueError, match="no validation images to choose on"):
+        evaluate(run.method.encoder, config, load_imagenet(few_classes, labels=12, val=0))
