@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from test_parity import CHANGES, PARITY, STRICT, agree
+from test_parity import CHANGES, PARITY, RELATIVES, STRICT, agree
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("torch_xla") is None, reason="this is for `make test-xla`")
 XLA = {"PJRT_DEVICE": "CPU", "CPU_NUM_DEVICES": "4", "XLA_FLAGS": "--xla_backend_optimization_level=0"}  # compile fast
@@ -16,7 +16,7 @@ STEPS = 6  # lr 0 and warm-up in the first epoch's half, then cosine; the queue 
 
 def steps(folder, *changes, xla=False):
     """The record of parity.py, on the CPU by torch alone or on four XLA devices; the same torch in both."""
-    out = folder / f"{xla}-{'-'.join(changes)}.pt"
+    out = folder / f"{xla}-{'-'.join(changes).replace(' ', '')}.pt"
     command = [sys.executable, PARITY, out, f"steps={STEPS}", *CHANGES, *changes, *(["xla"] if xla else [])]
     done = subprocess.run(command, env=os.environ | (XLA if xla else {}), capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -64,3 +64,10 @@ def test_parity_of_four_xla_devices_with_one_process_in_float32(folder):
     scale = max(float(g.abs().max()) for g in one["gradients"].values())
     torch.testing.assert_close(one["gradients"], four["gradients"], rtol=0, atol=1e-3 * scale)
     torch.testing.assert_close(one["terms"][:2], four["terms"][:2], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name, tolerance", [("ifnd", STRICT), ("carp", {"rtol": 1e-6, "atol": 1e-9})])
+def test_parity_of_relatives_on_four_xla_devices(name, tolerance, folder):
+    """IFND, clustering after the first epoch, and CARP, whose GELU XLA computes to some 1e-8 only, in float64."""
+    changes = ["lr=0.1", *RELATIVES[name]]
+    agree(steps(folder, *changes), steps(folder, *changes, xla=True), **tolerance)
