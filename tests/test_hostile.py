@@ -294,7 +294,7 @@ def packs(draw):
         name = draw(st.sampled_from(NAMES))
         what = draw(st.sampled_from("honest honest honest array part drop meta member twice deflate version".split()))
         if what == "honest" and name in arrays:  # other bytes in the same place
-            kind, shape, payload = arrays[name]
+            kind, shape, _ = honest()[0][name]
             values = {"images": range(256), "labels": [0, 0, 1, 1, 2, -1], "masks": [0, 1]}[name.split("_")[1]]
             size = math.prod(shape)
             values = draw(st.lists(st.sampled_from(values), min_size=size, max_size=size))
