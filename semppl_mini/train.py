@@ -95,7 +95,8 @@ def make_optimizer(config, module) -> torch.optim.Optimizer:
 class Prepared(NamedTuple):
     """This process's rows of a step, on the CPU: images, the parameters of their views, the method's draws.
 
-    crops: where images are files, their views as far as the CPU makes them, uint8 (b, 3, S, S) each; else None.
+    crops: where images are files, their views as far as the CPU makes them, (b, 3, S, S) each: uint8 crops for the
+    device to finish; where that is the CPU itself, whole views. Else None.
     """
 
     images: ImageSet
@@ -104,12 +105,12 @@ class Prepared(NamedTuple):
     crops: list[Tensor] | None = None
 
 
-class Steps(torch.utils.data.Dataset):
+class Steps:
     """The CPU's part of a run: item i is what this process needs of step i, a function of (config, images, i)."""
 
     def __init__(self, config: Config, train: ImageSet):
         self.config, self.train, self.epoch = config, train, None
-        self.own = world.rows(config.batch_size)
+        self.own, self.device = world.rows(config.batch_size), device_of(config)
         self.each = steps_per_epoch(config, len(train))  # steps an epoch
 
     def __getitem__(self, step: int) -> Prepared:
@@ -117,6 +118,13 @@ class Steps(torch.utils.data.Dataset):
         if self.epoch != epoch:
             self.epoch, self.order = epoch, epoch_order(self.config, self.train.labels, epoch)
         return self.prepare(step, self.order[i])
+
+    def try_item(self, step: int) -> Prepared | ValueError:
+        """Step `step`, or what is wrong with one of its images: raised by a worker, it would become a traceback."""
+        try:
+            return self[step]
+        except ValueError as error:
+            return error
 
     def prepare(self, step: int, index: Tensor) -> Prepared:
         """The images `index` (B,) of the global batch: all draws are made for all of them, then cut to our rows."""
@@ -127,14 +135,20 @@ class Steps(torch.utils.data.Dataset):
         draws = methods.my_draws(self.config, step, self.own)
         mine = index[self.own]
         crops = self.train.crops(mine, views, self.config) if files else None
+        if files and self.device.type == "cpu":
+            crops = finish_views(crops, views, self.config)
         return Prepared(self.train.take(mine), views, draws, crops)
 
     def loader(self, first: int, last: int, workers: int = 0):
         """Steps first to last - 1 in order, prepared ahead in so many worker processes; 0: here, when asked for."""
-        if workers == 0:
-            return map(self.__getitem__, range(first, last))
-        more = {"num_workers": workers, "worker_init_fn": deaf, "generator": torch.Generator()}
-        return iter(DataLoader(self, batch_size=None, sampler=range(first, last), **more))
+        ready = map(self.try_item, range(first, last))
+        if workers:
+            more = {"num_workers": workers, "worker_init_fn": deaf, "generator": torch.Generator()}
+            ready = DataLoader(range(first, last), batch_size=None, collate_fn=self.try_item, **more)
+        for step in ready:
+            if isinstance(step, ValueError):
+                raise step
+            yield step
 
 
 class Trainer:
@@ -162,7 +176,8 @@ class Trainer:
             masks = None if images.masks is None else self._place(images.masks)
             views = make_views(self._place(images.images), draws, self.config, masks)
         else:
-            views = finish_views([self._place(crop) for crop in ready.crops], draws, self.config)
+            views = [self._place(crop) for crop in ready.crops]
+            views = finish_views(views, draws, self.config) if views[0].dtype == torch.uint8 else views
         labels, ids, truth = (self._place(x) for x in (images.labels, images.ids, images.truth))
         return views, Batch(labels, ids, truth if self.config.oracle else None), truth
 

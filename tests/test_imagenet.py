@@ -746,8 +746,31 @@ def test_a_run_on_files_trains_ends_and_is_read_out(changes, few_classes, tmp_pa
     config = tiny(batch_size=10, labels=12, large_size=32, small_size=16, mask_p=0.5, lr=0.1, **changes)
     run = fit(config, data, tmp_path, progress=False, workers=1)
     assert run.finished and len(run.history) == 3
+    alone = fit(config, data, progress=False)  # views are finished here, not in a worker
+    same = zip(run.method.state_dict().items(), alone.method.state_dict().values(), strict=True)
+    assert not [name for (name, x), y in same if not torch.equal(x, y)]
     result = evaluate(run.method.encoder, config, data, tune_steps=2, all_labels=True)
     assert {"linear", "fine_tuned", "linear_all", "knn20_all"} <= set(result)
     assert result["linear"] * 36 == pytest.approx(round(result["linear"] * 36))  # a share of the 36 test images
     with pytest.raises(ValueError, match="no validation images to choose on"):
         evaluate(run.method.encoder, config, load_imagenet(few_classes, labels=12, val=0))
+
+
+@real_images
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_image_ends_a_run_in_one_sentence(workers, few_classes, tmp_path):
+    """The same from a worker process, and what was trained before it is kept."""
+    data = load_imagenet(few_classes, labels=12, val=6)
+    config = tiny(batch_size=10, labels=12, large_size=32, small_size=16)
+    order = torch.cat([epoch_order(config, data.train.labels, epoch) for epoch in range(2)])
+    late = next(i for i in order[2].tolist() if i not in order[:2])  # first seen by step 2
+    path = data.train.files.path(data.train.rows[late])
+    whole = path.read_bytes()
+    try:
+        path.write_bytes(whole[: len(whole) // 2].ljust(len(whole), b"x"))
+        with pytest.raises(ValueError, match=f"{path.name}.* is not a readable JPEG") as caught:
+            fit(config, data, tmp_path / "run", progress=False, workers=workers, save_every=1)
+    finally:
+        path.write_bytes(whole)
+    assert "Traceback" not in str(caught.value)
+    assert fit(config, data, tmp_path / "run", progress=False).finished
