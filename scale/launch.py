@@ -14,7 +14,7 @@ import imagenet
 import torch
 
 import semppl_mini as s
-from semppl_mini import checkpoint, world
+from semppl_mini import checkpoint, methods, world
 from semppl_mini.command import Parser, override
 from semppl_mini.device import device_of, uses_bf16
 from semppl_mini.evaluate import classifier_accuracy
@@ -89,7 +89,12 @@ def main(doc: str, launcher: str) -> None:
         if world.rank() or not run.finished:  # the first process reads out, once there is something to read
             return
         result |= {"train_seconds": sum(r["seconds"] for r in run.history), "history": run.history}
-        result["results"] = s.evaluate(run.method.encoder, config, data, args.split, args.tune, args.all_labels)
+        if config.method in methods.CLASSIFIERS:
+            splits = ("val", args.split) if len(data.val) else (args.split,)
+            right = {split: classifier_accuracy(run.method.model, getattr(data, split), config) for split in splits}
+            result["results"] = {config.method: right.pop(args.split), **right}
+        else:
+            result["results"] = s.evaluate(run.method.encoder, config, data, args.split, args.tune, args.all_labels)
     result["wall_seconds"] = time.time() - start
     checkpoint.write_json(args.out / f"{args.name}.json", result)
     print(json.dumps(result["results"], indent=1))

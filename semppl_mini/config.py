@@ -50,7 +50,7 @@ class Config:
     predictor_hidden: int = 4096
     embedding_dim: int = 256  # D
     # method
-    method: str = "semppl"  # or one of its relatives, "ifnd" and "carp"
+    method: str = "semppl"  # a relative, "ifnd" or "carp"; or a classifier on an encoder: "finetune" or "linear"
     queue: int = 20 * 4096  # capacity Q of each of the L queues: 20 B [paper]
     k: int = 1  # neighbours a vote [paper]
     voting_views: int | None = None  # how many of the L large views ask and are asked; None = all [paper]
@@ -117,7 +117,7 @@ class Config:
 
 
 _CHOICES = {
-    "method": ("semppl", "ifnd", "carp"),
+    "method": ("semppl", "ifnd", "carp", "finetune", "linear"),
     "false_negatives": ("eliminate", "attract"),
     "keys": ("target", "online"),
     "backbone": ("narrow", "resnet18", "resnet50", "resnet200"),
@@ -170,7 +170,7 @@ def _check(config: Config) -> None:
     for name, value, low, high, what in between:
         if not low <= value <= high:
             raise ValueError(f"{name} = {value} must lie between {low} and {what} = {high}; change either.")
-    if config.method != "semppl" and L + config.small_views < 2:
+    if config.method in ("ifnd", "carp") and L + config.small_views < 2:
         raise ValueError(f"method = {config.method!r} compares different views and there is 1; give large_views=2.")
     if config.small_views and config.small_size > config.large_size:
         sizes = f"small_size = {config.small_size} exceeds large_size = {config.large_size}"

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from . import world
+
 
 @contextlib.contextmanager
 def buffers_kept(network: nn.Module):
@@ -48,8 +50,8 @@ def in_parts(network: nn.Module, x: Tensor, n: int) -> Tensor:
     """
     B = len(x)
     if n == 1:
-        return network(x)
+        return world.cut(network(x))
     if torch.is_grad_enabled() and (B % n or B < 2 * n):
         raise ValueError(f"microbatches = {n} does not part {B} images into equal parts of 2 or more; give a divisor.")
     parts = x.tensor_split(max(1, min(n, B // 2)))
-    return torch.cat([recomputed(network, part) for part in parts])
+    return torch.cat([world.cut(recomputed(network, part)) for part in parts])

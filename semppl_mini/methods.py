@@ -1,4 +1,4 @@
-"""The three methods that `fit` can train, by `config.method`. A method is one file:
+"""The methods that `fit` can train, by `config.method`, and classifiers on what they learned. A method is one file:
 
     Method(config, classes[, images])    networks in .online (trained) and .target, its state in buffers, .encode
     loss, seen = method(views, batch, draws)          before_step(progress), after_step(progress)
@@ -9,21 +9,23 @@
 
 from torch import Tensor, nn
 
-from . import carp, ifnd, monitor, semppl, world
+from . import carp, classify, ifnd, monitor, semppl, world
 
-MODULES = {"semppl": semppl, "ifnd": ifnd, "carp": carp}
+CLASSIFIERS = ("finetune", "linear")
+MODULES = {"semppl": semppl, "ifnd": ifnd, "carp": carp} | dict.fromkeys(CLASSIFIERS, classify)
 
 
 def make(config, classes: int, images: int) -> nn.Module:
     """The method of a config; images: the largest id of a training image plus one."""
     if config.method == "ifnd":
         return ifnd.IFND(config, classes, images)
-    return {"semppl": semppl.SemPPL, "carp": carp.CARP}[config.method](config, classes)
+    return {"semppl": semppl.SemPPL, "carp": carp.CARP}.get(config.method, classify.Classifier)(config, classes)
 
 
 def name_of(config) -> str:
     """What a progress bar calls the run."""
     names = {"semppl": "SemPPL" if config.semantic_positives else "augmentation-only", "ifnd": "IFND", "carp": "CARP"}
+    names |= {"finetune": "fine-tuning", "linear": "linear evaluation"}
     return names[config.method] + " ORACLE" * config.oracle
 
 
@@ -45,4 +47,6 @@ def count(config, seen: dict, labels: Tensor, truth: Tensor, truth_of: Tensor) -
     """What the monitor counts of a step: true classes (b,) of its rows and (n,) by image id; only numbers leave."""
     if config.method == "semppl":
         return monitor.count(seen, labels, truth)
+    if config.method in CLASSIFIERS:
+        return monitor.count_right(seen, labels)
     return monitor.count_carp(seen) if config.method == "carp" else monitor.count_ifnd(seen, truth_of)

@@ -17,6 +17,8 @@ pair_recall             share of pairs of one true class that are found, over le
 prototype_usage         perplexity of the teacher's mean choice among all K prototypes, over K: 1 if all are used alike
 prototypes_chosen       prototypes that are some image's first choice, over as many as a step's images could choose
 
+and of a classifier, accuracy: the share of its views (of training images) that it puts in the right class.
+
 The shares are kept as (numerator, denominator), so that an epoch's figure is over its images, not a mean of means.
 """
 
@@ -87,6 +89,15 @@ def count_carp(seen: dict) -> Counts:
     used = torch.zeros(K, device=usage.device).index_fill(0, chosen.flatten(), 1.0).sum()
     at_most = torch.tensor(min(K, chosen.numel()))
     return {"prototype_usage": (perplexity, torch.tensor(K)), "prototypes_chosen": (used, at_most)}
+
+
+@torch.no_grad()
+def count_right(seen: dict, labels: Tensor) -> Counts:
+    """seen from `Classifier.forward`, labels (B,) of this process's rows -> sums over all processes."""
+    right = seen["predicted"] == labels
+    both = right.sum(), torch.ones_like(right, dtype=torch.long).sum()
+    world.total(list(both))
+    return {"accuracy": both}
 
 
 def shares(steps: list[Counts]) -> dict[str, float | None]:

@@ -132,7 +132,47 @@ def imagenet_10pct() -> Config:
     return imagenet_1pct().replace(labels=128116)
 
 
-NAMES = ("digits", "cifar10", "cifar10_cpu", "cifar100", "imagenet_1pct", "imagenet_10pct")
+def imagenet_linear() -> Config:
+    """Linear evaluation on ImageNet with all labels: a linear layer on the frozen encoder of `weights`. Not run here.
+
+    [official SemPPL repository] SGD, Nesterov 0.9, no decay, 100 epochs, B 1024, rate 0.3 B / 256, cosine, no warm-up;
+    random crops and flips alone; batch norms frozen; centre crops at test.
+    """
+    return imagenet_1pct().replace(
+        method="linear",
+        labels=None,
+        large_views=1,
+        small_views=0,
+        jitter_p=0.0,
+        grey_p=0.0,
+        blur_p=(0.0,),
+        solarize_p=(0.0,),
+        mask_p=0.0,
+        optimizer="sgd",
+        lr=0.3,
+        weight_decay=0.0,
+        warmup_epochs=0,
+        batch_size=1024,
+        epochs=100,
+    )
+
+
+def imagenet_finetune_1pct() -> Config:
+    """Fine-tuning of all weights of `weights` on SimCLR's 1% of the labels. Not run here.
+
+    [BYOL, which the paper follows] SGD, Nesterov 0.9, no decay, B 1024, crops and flips, rate and epochs from a sweep:
+    of its ranges 0.02 and 30 [ours, untried]. An epoch is one pass through the labelled images.
+    """
+    return imagenet_linear().replace(method="finetune", labels=12811, lr=0.02 / 4, epochs=30)
+
+
+def imagenet_finetune_10pct() -> Config:
+    """Fine-tuning of all weights of `weights` on SimCLR's 10% of the labels, as with 1%. Not run here."""
+    return imagenet_finetune_1pct().replace(labels=128116)
+
+
+NAMES = ("digits", "cifar10", "cifar10_cpu", "cifar100", "imagenet_1pct", "imagenet_10pct", "imagenet_linear",
+         "imagenet_finetune_1pct", "imagenet_finetune_10pct")  # fmt: skip
 
 
 def named(name: str) -> Config:

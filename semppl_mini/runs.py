@@ -24,7 +24,7 @@ try:
 except ImportError:  # Windows: two trainings of one folder are not noticed there
     fcntl = None
 
-STATE = ("queue.", "pseudo.")  # of a method, beside its networks
+NETWORKS = ("online.", "target.")  # of a method, beside its state
 FIXED = ("data", "images", "weights", "classes")  # what must be the same on resuming, beside the config
 HELD = {"config": dict, "data": str, "images": str, "weights": str, "classes": int, "method": dict, "optimizer": dict,
         "history": list, "steps": list, "log": int, "position": dict, "software": dict}  # fmt: skip
@@ -188,10 +188,10 @@ def read_config(path, state: dict) -> Config:
         raise ValueError(f"{path} is of another version ({str(error).rstrip('.')}); train again.") from None
 
 
-def fitting(path, state: dict, method: nn.Module, leave: str | tuple = "-") -> dict:
-    """A checkpoint's tensors but those whose names begin with `leave`; ValueError names the first that does not fit."""
+def fitting(path, state: dict, method: nn.Module, start: str | tuple = "") -> dict:
+    """A checkpoint's tensors whose names begin with `start`; ValueError names the first that does not fit."""
     both = method.state_dict(), state["method"]
-    own, theirs = ({name: t for name, t in tensors.items() if not name.startswith(leave)} for tensors in both)
+    own, theirs = ({name: t for name, t in tensors.items() if name.startswith(start)} for tensors in both)
     for name in [*own, *theirs]:
         here, there = (tuple(s[name].shape) if name in s else "none" for s in (own, theirs))
         if here != there:
@@ -231,13 +231,15 @@ def load_run(path) -> Run:
 
 
 def start_from(path, method: nn.Module) -> str:
-    """Give a new method the online and target networks of another run; its queues stay behind.
+    """Give a new method the online and target networks of another run; its queues stay behind. A classifier takes the
+    encoder alone.
 
     Returns a digest of these weights. ValueError if they do not fit.
     """
     path, state = read_state(path)
-    method.load_state_dict(fitting(path, state, method, leave=STATE), strict=False)
-    return checkpoint.digest(value for name, value in method.state_dict().items() if not name.startswith(STATE))
+    networks = fitting(path, state, method, getattr(method, "starts", NETWORKS))
+    method.load_state_dict(networks, strict=False)
+    return checkpoint.digest(networks.values())
 
 
 def software() -> dict:

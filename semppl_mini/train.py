@@ -155,6 +155,7 @@ class Trainer:
     """What a step needs and a checkpoint keeps: the method, the optimizer, the training images."""
 
     def __init__(self, config: Config, train: ImageSet, method: nn.Module):
+        train = train.labelled() if config.method in methods.CLASSIFIERS else train
         self.config, self.train, self.source = config, train, Steps(config, train)
         self.device = device_of(config)
         self.truth_of = torch.full((image_count(train),), -1).index_put_((train.ids,), train.truth).to(self.device)
@@ -179,6 +180,7 @@ class Trainer:
             views = [self._place(crop) for crop in ready.crops]
             views = finish_views(views, draws, self.config) if views[0].dtype == torch.uint8 else views
         labels, ids, truth = (self._place(x) for x in (images.labels, images.ids, images.truth))
+        world.run_pending(self.device)
         return views, Batch(labels, ids, truth if self.config.oracle else None), truth
 
     def _place(self, x: Tensor) -> Tensor:
@@ -268,7 +270,7 @@ def fit(
     config: Config, data: Data, folder=None, callbacks=(), progress: bool = True, *, save_every: int | None = None,
     keep_last: int = 2, weights=None, resume: Run | None = None, workers: int = 0, steps: int | None = None,
 ) -> Run:
-    """Train the method of `config.method` on data.train and return the run.
+    """Train the method of `config.method` on data.train and return the run; a classifier, on its labelled images.
 
     folder: where to keep log.jsonl (a line a step and a line an epoch), the `keep_last` newest checkpoints (one after
     every epoch, and every `save_every` steps) and, at the end, encoder.pt, the bare encoder's state_dict; None keeps

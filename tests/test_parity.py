@@ -91,12 +91,13 @@ RELATIVES = {
                                             "false_negatives='attract'"],
     "ifnd with a queue": ["method='ifnd'", "clusters=(4,)", "recluster=1", "key_queue=40"],
     "carp": ["method='carp'", "prototypes=60", "block=16"],
+    "fine-tuning": ["method='finetune'", "large_views=2", "small_views=0", "labelled_share=None"],
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", RELATIVES)
 def test_parity_of_relatives(name, folder):
-    """IFND, clustering after the first epoch, and CARP: two processes as one, in float64."""
+    """IFND, clustering after the first epoch, CARP, and a classifier: two processes as one, in float64."""
     one, two = (steps(folder, n, "steps=6", "lr=0.1", *RELATIVES[name]) for n in (1, 2))
     if name.startswith("ifnd"):
         assert one["state"]["pseudo.accepted"].any() and torch.equal(
