@@ -77,7 +77,7 @@ def fine_tune(
     in the paper beyond "all weights"; our choices). Returns encoder + classifier, (B, 3, H, W) -> (B, C), in evaluation
     mode. `history`, a list, gets a record every 100 steps.
     """
-    device, labelled = device_of(config), _labelled(data)
+    device, labelled = device_of(config), labelled_images(data)
     if steps < 1:
         raise ValueError(f"steps = {steps} trains nothing; give 1 or more.")
     config = config.replace(mask_p=0.0)
@@ -116,7 +116,7 @@ def pixels(images: ImageSet):
     return images if hasattr(images, "whole") else images.images
 
 
-def _labelled(data: Data) -> ImageSet:
+def labelled_images(data: Data) -> ImageSet:
     """The labelled training images; ValueError if there is nothing to tell apart."""
     bank = data.train.labelled()
     if (classes := len(bank.labels.unique())) < 2:
@@ -141,7 +141,7 @@ def supervised(config, data: Data, steps: int, lr: float = 0.1, history=None) ->
 
 def raw_pixel_accuracy(data: Data, split: str = "test", k: int = 1) -> float:
     """k-NN on raw pixels, with the labelled training images as the bank."""
-    bank, asked = _labelled(data), getattr(data, split)
+    bank, asked = labelled_images(data), getattr(data, split)
     pixels = [x.images.flatten(1).float() / 255 for x in (bank, asked)]
     nearest = torch.cat([torch.cdist(part, pixels[0]).topk(k, largest=False).indices for part in pixels[1].split(500)])
     return float((bank.labels[nearest].mode(1).values == asked.truth).float().mean())
@@ -159,7 +159,7 @@ def evaluate(encoder: nn.Module, config, data: Data, split="test", tune_steps: i
         raise ValueError("There are no validation images to choose on; give load_data val=1 or more.")
     if split not in ("train", "val", "test"):
         raise ValueError(f"split = {split!r} is unknown; give train, val or test.")
-    bank, asked = _labelled(data), getattr(data, split)
+    bank, asked = labelled_images(data), getattr(data, split)
     if not len(asked):
         raise ValueError(f"There are no {split} images to evaluate on; give another split, or add them to the data.")
     x, val, q = (encode(encoder, pixels(s), config) for s in (bank, data.val, asked))

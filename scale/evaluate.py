@@ -1,0 +1,55 @@
+"""Every read-out of a kept run, on the data it was trained on or on another set (transfer), as one JSON file.
+
+    python scale/evaluate.py runs/semppl-500-seed0 --data cifar10 --name semppl-500-seed0-measures
+    python scale/evaluate.py runs/semppl-500-seed0 --data flowers --labels 200 --name semppl-on-flowers
+
+DATA is a pack: digits, cifar10, or one made of an image folder by `data/prepare.py folder --from FOLDER --name flowers
+--size 32`. The encoder stays frozen; k-NN, linear probe and SVMs see the labelled images alone.
+"""
+
+import json
+import re
+import shlex
+import sys
+import time
+from pathlib import Path
+
+from launch import RESULTS, hardware
+
+import semppl_mini as s
+from semppl_mini import checkpoint
+from semppl_mini.command import Parser, command
+from semppl_mini.measures import measure
+
+
+def main() -> None:
+    parser, start = Parser(__doc__), time.time()
+    parser.add_argument("run", help="the folder of a run, or one of its checkpoints")
+    parser.add_argument("--data", required=True, help="a pack, by name or path")
+    parser.add_argument("--name", required=True, help="of the JSON file")
+    parser.add_argument(
+        "--labels", type=int, help="how many of the pack's images keep their label (default: as the run)"
+    )
+    parser.add_argument("--split", default="test", choices=("val", "test"), help="what to evaluate on")
+    parser.add_argument("--tune", type=int, default=0, help="steps of few-label fine-tuning; 0 leaves it out")
+    parser.add_argument("--all-labels", action="store_true", help="also read out with the labels of all images")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON file")
+    args = parser.parse_args()
+    parser.whole("--labels", args.labels, 1)
+    parser.whole("--tune", args.tune, 0)
+    if not re.fullmatch(r"\w[\w.-]{0,99}", args.name):
+        parser.error(f"--name {args.name!r} cannot name a file; use up to 100 letters, digits, _ . and -")
+    run = s.load_run(args.run)
+    config, encoder = run.config, run.method.encoder
+    data = s.load_data(args.data, args.labels or config.labels, config.label_seed)
+    result = {"name": args.name, "trained_on": run.data, "epoch": len(run.history) - 1, "data": data.provenance}
+    result |= {"hardware": hardware(config), "command": shlex.join(["python", "scale/evaluate.py", *sys.argv[1:]])}
+    result["results"] = s.evaluate(encoder, config, data, args.split, args.tune, args.all_labels)
+    result["measures"] = measure(encoder, config, data, args.split)
+    result |= {"wall_seconds": time.time() - start, "config": config.to_dict()}
+    checkpoint.write_json(checkpoint.make_folder(args.out) / f"{args.name}.json", result)
+    print(json.dumps({name: result[name] for name in ("results", "measures")}, indent=1))
+
+
+if __name__ == "__main__":
+    command(main, "scale/evaluate.py")

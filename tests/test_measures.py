@@ -1,0 +1,117 @@
+"""The further read-outs against slow, independent computations, and on cases whose answer is known."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from checks import random, tiny, tiny_data, units
+from sklearn.metrics import average_precision_score
+
+from semppl_mini import measures
+from semppl_mini.evaluate import untrained_encoder
+
+
+class Flat(torch.nn.Module):
+    """An encoder that returns its pixels, some shifted apart: features that know their image."""
+
+    dim = 3 * 32 * 32
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        return self.scale * x.flatten(1)
+
+
+def test_clustering_knows_equal_and_unrelated_partitions():
+    centres, truth = units(4, 8, seed=3), torch.arange(80) % 4
+    blobs = centres[truth] + 0.01 * units(80, 8, seed=4)
+    assert measures.clustering(blobs, truth, 4) == {"nmi": pytest.approx(1), "ari": pytest.approx(1)}
+    noise = measures.clustering(units(80, 8, seed=5), truth, 4)
+    assert noise["nmi"] < 0.2 and abs(noise["ari"]) < 0.1
+
+
+def test_retrieval_is_the_mean_average_precision_of_scikit_learn():
+    x, truth = units(40, 5, seed=1), (random(40, seed=2) * 4).long()
+    truth[0] = 9  # alone in its class: it does not ask
+    cosine, expected = (x @ x.T).numpy(), []
+    for i in range(1, 40):
+        others = np.arange(40) != i
+        expected.append(average_precision_score((truth == truth[i]).numpy()[others], cosine[i, others]))
+    assert measures.retrieval(3 * x, truth) == pytest.approx(np.mean(expected), abs=1e-6)
+
+
+def test_retrieval_of_perfect_features_is_one():
+    truth = torch.arange(30) % 3
+    assert measures.retrieval(torch.eye(3)[truth] + 1e-3 * random(30, 3), truth) == pytest.approx(1)
+
+
+def test_few_shot_takes_as_many_of_each_class_and_their_labels_only(monkeypatch):
+    seen = []
+    fit = measures.LinearSVC.fit
+    monkeypatch.setattr(measures.LinearSVC, "fit", lambda self, x, y: seen.append(y) or fit(self, x, y))
+    truth = torch.arange(60) % 3
+    x = torch.eye(3)[truth] + 0.1 * random(60, 3)
+    result = measures.few_shot(x, truth, x, truth, shots=2, draws=3)
+    assert result == {"mean": 1.0, "std": 0.0}
+    assert [np.bincount(y).tolist() for y in seen] == [[2, 2, 2]] * 3
+    with pytest.raises(ValueError, match="shots = 21 images a class asked, and one class has 20; give at most that."):
+        measures.few_shot(x, truth, x, truth, shots=21)
+
+
+def test_copies_are_found_by_pixels_and_not_by_noise():
+    images, config = tiny_data().test.images, tiny(mean=(0.5,) * 3, std=(0.5,) * 3)
+    by_pixels = measures.copies(Flat(), config, images)
+    assert 1 / 30 < by_pixels["first"] <= by_pixels["mrr"] <= 1
+    again = measures.copies(Flat(), config, images)
+    assert again == by_pixels != measures.copies(Flat(), config, images, seed=1)
+
+
+def test_copies_of_a_transformation_that_changes_nothing_come_first(monkeypatch):
+    monkeypatch.setattr(measures, "transformed", lambda x, rng: x)
+    images = tiny_data().test.images
+    assert measures.copies(Flat(), tiny(), images) == {"mrr": 1.0, "first": 1.0}
+    monkeypatch.setattr(measures, "transformed", lambda x, rng: 255 - x)
+    assert measures.copies(Flat(), tiny(), images)["first"] < 0.5
+
+
+@pytest.mark.parametrize("name", measures.CORRUPTIONS)
+def test_corruption_grows_with_its_severity_and_is_repeatable(name):
+    images = tiny_data().test.images[:8]
+    change = []
+    for severity in range(1, 6):
+        worse = measures.corrupted(images, name, severity)
+        assert worse.dtype == torch.uint8 and worse.shape == images.shape
+        assert torch.equal(worse, measures.corrupted(images, name, severity))
+        change.append(float((worse.float() - images.float()).abs().mean()))
+    assert 0 < change[0] < change[-1] < 80
+    if name not in ("saturate", "pixelate"):  # which takes colour away before it adds any; sides of whole pixels
+        assert change == sorted(change)
+
+
+def test_corruption_strengths_are_what_they_say():
+    grey = torch.full((1, 3, 64, 64), 128, dtype=torch.uint8)
+    noise = measures.corrupted(grey, "gaussian_noise", 5).double() / 255
+    assert float(noise.std()) == pytest.approx(0.10, abs=0.003)
+    shot = measures.corrupted(grey, "shot_noise", 1).double() / 255
+    assert float(shot.std()) == pytest.approx(math.sqrt(128 / 255 / 500), rel=0.05)
+    hit = measures.corrupted(grey, "impulse_noise", 3)
+    assert float((hit != 128).float().mean()) == pytest.approx(0.03, abs=0.004) and set(hit.unique().tolist()) == {
+        0,
+        128,
+        255,
+    }
+    assert int(measures.corrupted(grey, "brightness", 2).float().mean()) == round(128 + 25.5)
+
+
+def test_measure_reads_everything_of_a_split():
+    data, config = tiny_data(), tiny()
+    result = measures.measure(untrained_encoder(config), config, data, "val", shots=(1, 2, 3), n=10)
+    assert set(result["few_shot"]) == {1, 2} and set(result["robustness"]) == {*measures.CORRUPTIONS, "mean"}
+    assert result["robustness"]["mean"] == pytest.approx(
+        np.mean([x for name, x in result["robustness"].items() if name != "mean"])
+    )
+    shares = [*result["clustering"].values(), result["retrieval"], *result["copies"].values(), result["clean"]]
+    assert all(-0.5 <= x <= 1 for x in shares)
