@@ -54,7 +54,7 @@ def train(config: s.Config, dataset, bar: tqdm) -> dict:
     start, data = time.time(), s.load_data(dataset, config.labels, config.label_seed)
     run = s.fit(config, data, callbacks=[lambda *_: bar.update()], progress=False)  # epoch 0 counts, too
     accuracy = s.evaluate(run.method.encoder, config, data, split="val")
-    accuracy["pseudo_label_accuracy"] = [record["pseudo_label_accuracy"] for record in run.history]
+    accuracy["pseudo_label_accuracy"] = [record.get("pseudo_label_accuracy") for record in run.history]
     kept = {"data": data.provenance, "config": config.to_dict(), "seconds": time.time() - start}
     return kept | {name: accuracy.get(name) for name in MEASURES} | {"last": run.history[-1]}
 
@@ -124,7 +124,7 @@ def main() -> None:
     args = parser.parse_args()
     parser.whole("--seeds", args.seeds, 1)
     parser.whole("--epochs", args.epochs, 1)
-    data, preset = args.data or args.preset.removesuffix("_cpu"), s.presets.named(args.preset)
+    data, preset = args.data or args.preset.split("_")[0], s.presets.named(args.preset)
     print(table(sweep(preset, args.questions.split(","), args.seeds, args.epochs, data)))
 
 

@@ -102,7 +102,7 @@ def main(doc: str, launcher: str) -> None:
 
 def load(args, config):
     """The data, and the config with as many labels as a list names."""
-    name = args.data or ("digits" if args.preset == "digits" else args.preset.removesuffix("_cpu"))
+    name = args.data or ("digits" if args.preset == "digits" else args.preset.split("_")[0])
     if not Path(name).is_dir():
         if args.preset.startswith("imagenet") or args.label_list:
             raise ValueError(f"{name} is no folder of ImageNet; give --data a folder with train/SYNSET/*.JPEG or "

@@ -294,6 +294,9 @@ def main() -> None:
     args = parser.parse_intermixed_args()
     parser.whole("--classes", args.classes, 1)
     config = presets.named(args.recipe).replace(**dict(override(change) for change in args.changes))
+    if config.method != "semppl":
+        raise ValueError(f"The planner counts SemPPL's step, and {args.recipe} has method = {config.method!r}; give a "
+                         "recipe of SemPPL.")  # fmt: skip
     p = plan(config, args.devices, chip_of(args.chip, args.flops), args.utilisation, args.images, args.classes)
     if args.json:
         print(json.dumps(p, indent=1))
