@@ -9,12 +9,14 @@ must not be made on the test images (`linear` picks its regularisation there, to
 of the unlabelled training images. All seeds share the labelled images.
 """
 
+import dataclasses
 import itertools
 import json
 import time
 from pathlib import Path
 from statistics import mean, stdev
 
+import torch
 from tqdm.auto import tqdm
 
 import semppl_mini as s
@@ -49,14 +51,36 @@ def grid(preset: s.Config, questions, seeds: int, epochs: int) -> list[tuple]:
     return cells
 
 
-def train(config: s.Config, dataset, bar: tqdm) -> dict:
+def train(config: s.Config, data: s.Data, bar: tqdm) -> dict:
     """One run, and what is kept of it; the pseudo-label accuracy is kept for every epoch."""
-    start, data = time.time(), s.load_data(dataset, config.labels, config.label_seed)
+    start = time.time()
     run = s.fit(config, data, callbacks=[lambda *_: bar.update()], progress=False)  # epoch 0 counts, too
     accuracy = s.evaluate(run.method.encoder, config, data, split="val")
     accuracy["pseudo_label_accuracy"] = [record.get("pseudo_label_accuracy") for record in run.history]
     kept = {"data": data.provenance, "config": config.to_dict(), "seconds": time.time() - start}
-    return kept | {name: accuracy.get(name) for name in MEASURES} | {"last": run.history[-1]}
+    kept |= {"history": run.history} if config.method != "semppl" else {"last": run.history[-1]}
+    return kept | {name: accuracy.get(name) for name in MEASURES}
+
+
+def kept_run(name: str, config: s.Config, data: s.Data, folder=RESULTS) -> dict:
+    """The row of one run, as in `sweep`; trained only if `folder`/NAME.json does not have it."""
+    path = make_folder(folder) / f"{name}.json"
+    row = read(path, config)
+    if row is None:
+        with tqdm(total=config.epochs + 1, unit="epoch", desc=name) as bar:
+            write_json(path, train(config, data, bar))
+        row = read(path, config)
+    return {"value": name, "seed": config.seed, **row}
+
+
+def merged(data: s.Data, group: tuple, names: list[str]) -> s.Data:
+    """The same images with fewer classes: class c becomes group[c], called names[group[c]]; -1 stays unlabelled."""
+    group = torch.tensor([*group, -1])  # [-1] is the last
+
+    def of(images):
+        return dataclasses.replace(images, labels=group[images.labels], truth=group[images.truth])
+
+    return s.Data(data.name, data.provenance, names, of(data.train), of(data.val), of(data.test))
 
 
 def read(path: Path, config: s.Config) -> dict | None:
@@ -68,6 +92,7 @@ def read(path: Path, config: s.Config) -> dict | None:
         there, here = s.Config.from_dict(kept["config"]).to_dict(), config.to_dict()
         if there == here:
             row = {name: kept[name] for name in (*MEASURES, "seconds", "data")}
+            row |= {"history": kept["history"]} if config.method != "semppl" else {}
             return row | {"pseudo_label_accuracy": kept["pseudo_label_accuracy"][-1]}
         reason = "is of a run with another " + ", ".join(name for name in here if there[name] != here[name])
     except (ValueError, KeyError, TypeError, IndexError):
@@ -80,7 +105,8 @@ def sweep(preset, questions=tuple(QUESTIONS), seeds=3, epochs=6, dataset="digits
     """Run what is missing of the grid; one row a question, value and seed, ready for `plots.sweep_panels`.
 
     questions: names out of QUESTIONS, or {any field of Config: values}. A row: question, value, own, seed, the
-    MEASURES (shares), seconds, data (provenance). An unknown question or a bad value raises ValueError.
+    MEASURES (shares), seconds, data (provenance), history (of a relative). An unknown question or a bad
+    value raises ValueError.
     """
     cells, paths, folder = grid(preset, questions, seeds, epochs), {}, Path(folder)
     for name, value, own, config in cells:  # equal configs are one run, with one file
@@ -94,7 +120,8 @@ def sweep(preset, questions=tuple(QUESTIONS), seeds=3, epochs=6, dataset="digits
         bar = tqdm(total=sum(config.epochs + 1 for config in missing), unit="epoch")
         for config in missing:
             bar.set_description(paths[config].stem)
-            write_json(paths[config], train(config, dataset, bar))
+            data = s.load_data(dataset, config.labels, config.label_seed)
+            write_json(paths[config], train(config, data, bar))
             done[config] = read(paths[config], config)
         bar.close()
     return [dict(question=q, value=value, own=own, seed=c.seed, **done[c]) for q, value, own, c in cells]

@@ -24,6 +24,8 @@ STYLE |= {"axes.prop_cycle": plt.cycler(color=LINES), "axes.titlesize": 10, "fig
 STYLE |= {"xtick.major.size": 0, "ytick.major.size": 0, "ytick.major.pad": 7, "legend.frameon": False}
 NAMES = {f"{a}_{b}": rf"${a}_{{\mathrm{{{b}}}}}$" for a in "LI" for b in ("augm", "sempos")}
 SHARES = {"pseudo_label_accuracy", "coverage", "vote_agreement", "purity", "false_negatives", "data_share"}
+SHARES |= {"false_negatives_before", "acceptance", "pair_precision", "pair_recall", "accuracy"}
+SHARES |= {"prototype_usage", "prototypes_chosen"}
 
 
 def figure(draw):
@@ -235,6 +237,39 @@ def sweep_panels(rows: list[dict], questions: list[str], measure="pseudo_label_a
     return fig
 
 
+@figure
+def dot_panels(panels: dict[str, dict[str, list]], marks: dict[str, float] | None = None):
+    """A panel a measure, {name: shares, one a seed} each: every seed a dot, the mean a line, its number beside.
+
+    marks: {measure: level}, a dotted line, for instance what raw pixels give.
+    """
+    names = list(dict.fromkeys(name for shares in panels.values() for name in shares))
+    columns = min(4, len(panels))
+    rows = -(-len(panels) // columns)
+    fig, axes = plt.subplots(rows, columns, figsize=(2.5 * columns + 1.2, (0.27 * len(names) + 0.75) * rows),
+                             sharey=True, squeeze=False)  # fmt: skip
+    for ax, (title, results) in zip(axes.flat, panels.items(), strict=False):
+        for name, shares in results.items():
+            y, mean = names.index(name), float(np.mean(shares))
+            ax.plot([mean, mean], [y - 0.3, y + 0.3], color=LINES[0], lw=2)
+            ax.plot(shares, [y] * len(shares), "o", ms=4, color=LINES[0], mfc="white", clip_on=False)
+            ax.text(1.02, y, f"{100 * mean:.1f}", va="center", size=9, transform=ax.get_yaxis_transform())
+        if title in (marks or {}):
+            ax.axvline(marks[title], color=COLOUR[None], lw=0.8, ls=":")
+        ax.set_title(title)
+        ax.margins(x=0.12)
+        ax.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
+        ax.xaxis.set_major_locator(MaxNLocator(4))
+        ax.grid(True, axis="x")
+        ax.grid(True, axis="y", alpha=0.4)
+        ax.set_axisbelow(True)
+    for ax in list(axes.flat)[len(panels):]:
+        ax.set_visible(False)
+    axes[0, 0].set_yticks(range(len(names)), names)
+    axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
+    return fig
+
+
 def _tiles(fig, rows: int, columns: int, **layout):
     return fig.subplots(rows, columns, squeeze=False, subplot_kw={"xticks": [], "yticks": []}, **layout)
 
@@ -317,6 +352,23 @@ def gallery(data, report: dict, rows: int, images):
             axes[0].set_ylabel(f"is {names[images.truth[i]]}\n{report['agreement'][i]:.0%} of votes", size=8)
         for ax, text in zip(tiles[-1, [0, 2, 5]], ("image", "nearest in the queue", "semantic positives"), strict=True):
             ax.set_xlabel(text)
+    return fig
+
+
+@figure
+def image_rows(rows: list[tuple], columns: int, first: str = "", others: str = ""):
+    """A row each (name, images (n, 3, H, W), good (n,) bool or None): up to `columns` images, framed blue or vermilion.
+
+    first, others: what stands above the first image and the rest; with `first` the first image is the one asked about.
+    """
+    fig = plt.figure(figsize=(0.62 * columns + 1.3, 0.66 * len(rows) + 0.35))
+    tiles = _tiles(fig, len(rows), columns)
+    for axes, (name, images, good) in zip(tiles, rows, strict=True):
+        for i, ax in enumerate(axes[: len(images)]):
+            _show(ax, images[i], good=None if good is None or (first and i == 0) else bool(good[i]))
+        axes[0].set_ylabel(name, rotation=0, ha="right", va="center", size=9)
+    for ax, text in zip(tiles[0], (first, others), strict=False):
+        ax.set_title(text, loc="left", fontsize=9, pad=4)
     return fig
 
 
