@@ -18,6 +18,7 @@ from semppl_mini import checkpoint, methods, world
 from semppl_mini.command import Parser, override
 from semppl_mini.device import device_of, uses_bf16
 from semppl_mini.evaluate import classifier_accuracy
+from semppl_mini.measures import measure
 from semppl_mini.runs import keep_encoders, runs_dir
 
 RESULTS = Path(__file__).resolve().parents[1] / "notebooks" / "results"
@@ -45,6 +46,7 @@ def arguments(doc: str):
     parser.add_argument("--supervised", type=int, metavar="STEPS", help="train the supervised-only baseline instead")
     parser.add_argument("--tune", type=int, default=600, help="steps of few-label fine-tuning; 0 leaves it out")
     parser.add_argument("--all-labels", action="store_true", help="also read out with the labels of all images")
+    parser.add_argument("--measures", action="store_true", help="also clusters, retrieval, copies, robustness, ...")
     parser.add_argument("--split", default="test", choices=("val", "test"), help="what to evaluate on")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON file")
     args = parser.parse_intermixed_args()  # field=value may stand anywhere
@@ -95,6 +97,7 @@ def main(doc: str, launcher: str) -> None:
             result["results"] = {config.method: right.pop(args.split), **right}
         else:
             result["results"] = s.evaluate(run.method.encoder, config, data, args.split, args.tune, args.all_labels)
+            result |= {"measures": measure(run.method.encoder, config, data, args.split)} if args.measures else {}
     result["wall_seconds"] = time.time() - start
     checkpoint.write_json(args.out / f"{args.name}.json", result)
     print(json.dumps(result["results"], indent=1))
@@ -102,12 +105,14 @@ def main(doc: str, launcher: str) -> None:
 
 def load(args, config):
     """The data, and the config with as many labels as a list names."""
-    name = args.data or ("digits" if args.preset == "digits" else args.preset.split("_")[0])
+    name = args.data or args.preset.split("_")[0]
     if not Path(name).is_dir():
         if args.preset.startswith("imagenet") or args.label_list:
             raise ValueError(f"{name} is no folder of ImageNet; give --data a folder with train/SYNSET/*.JPEG or "
                              "train*.tar.")  # fmt: skip
         return config, s.load_data(name, config.labels, config.label_seed)
+    if args.measures:
+        raise ValueError(f"--measures needs images in memory and {name} is a folder; data/prepare.py makes it a pack.")
     if args.label_list:
         config = config.replace(labels=len(imagenet.read_list(args.label_list)))
         return config, imagenet.load_imagenet(name, label_list=args.label_list)

@@ -96,6 +96,32 @@ def digits() -> Config:
     )
 
 
+def cifar10_cpu_ifnd() -> Config:
+    """IFND on CIFAR-10 in a quarter of an hour or more on two CPU cores: `cifar10_cpu` with IFND's clusters [ours]."""
+    return cifar10_cpu().replace(
+        method="ifnd", labelled_share=None, keys="online", clusters=(10, 30, 100), recluster=1, epochs=16
+    )
+
+
+def cifar10_cpu_carp() -> Config:
+    """CARP on CIFAR-10 in a quarter of an hour or more on two CPU cores: `cifar10_cpu` with prototypes [ours]."""
+    return cifar10_cpu().replace(method="carp", labelled_share=None, prototypes=1024, block=64, epochs=12)
+
+
+def digits_ifnd() -> Config:
+    """IFND on the embedded colour digits in a minute or two [ours]."""
+    return digits().replace(
+        method="ifnd", labelled_share=None, keys="online", clusters=(10, 30, 100), recluster=1, mask_p=0.0
+    )
+
+
+def digits_carp() -> Config:
+    """CARP on the embedded colour digits in two to three minutes [ours]."""
+    return digits().replace(
+        method="carp", labelled_share=None, prototypes=1024, block=64, mask_p=0.0, gamma=0.9, gamma_schedule="cosine"
+    )
+
+
 # The paper's larger encoders, `imagenet_1pct().replace(**LARGER["SK-ResNet-50 2x"])`; 2x is twice the width.
 LARGER = {
     "ResNet-50 2x": {"width": 128},
@@ -266,7 +292,8 @@ def imagenet_carp() -> Config:
 
 NAMES = ("digits", "cifar10", "cifar10_cpu", "cifar100", "imagenet_1pct", "imagenet_10pct", "imagenet_linear",
          "imagenet_finetune_1pct", "imagenet_finetune_10pct", "imagenet_ifnd", "imagenet_carp",
-         "cifar10_ifnd", "cifar100_ifnd", "cifar10_carp")  # fmt: skip
+         "cifar10_ifnd", "cifar100_ifnd", "cifar10_carp", "cifar10_cpu_ifnd", "cifar10_cpu_carp", "digits_ifnd",
+         "digits_carp")  # fmt: skip
 
 
 def named(name: str) -> Config:

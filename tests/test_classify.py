@@ -1,6 +1,10 @@
 """Fine-tuning and linear evaluation under `fit`: what is trained, on which images, from which weights."""
 
 import dataclasses
+import importlib
+import json
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -90,3 +94,31 @@ def test_classifier_accuracy_is_that_of_its_model(pretrained):
 def test_weights_of_another_network_are_refused(pretrained):
     with pytest.raises(ValueError, match="does not fit: online.encoder.*give the config"):
         fit(config_of("linear", width=16), tiny_data(), weights=pretrained, progress=False)
+
+
+@pytest.fixture
+def launched(monkeypatch, tmp_path):
+    """scale/train.py on the embedded digits, in this process: arguments -> the JSON it wrote."""
+    scale = Path(__file__).resolve().parents[1] / "scale"
+    monkeypatch.syspath_prepend(scale)
+    launch = importlib.import_module("launch")
+    monkeypatch.setenv("SEMPPL_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    small = ["width=8", "projector_hidden=16", "predictor_hidden=16", "embedding_dim=8", "large_size=16", "epochs=1"]
+
+    def run(name, *arguments):
+        more = ["--name", name, "--out", str(tmp_path), *small, *arguments]
+        monkeypatch.setattr(sys, "argv", ["train.py", "digits", *more])
+        launch.main("a run", "scale/train.py")
+        return json.loads((tmp_path / f"{name}.json").read_text())
+
+    return run
+
+
+def test_launcher_trains_measures_and_reads_out_by_a_classifier(launched, tmp_path):
+    first = launched("first", "--tune", "0", "--measures", "--split", "val")
+    assert first["measures"]["split"] == "val" and 0 < first["measures"]["retrieval"] < 1
+    changes = ["large_views=1", "batch_size=20", "negatives=4", "method=finetune", "labelled_share=None"]
+    tuned = launched("tuned", "--weights", str(tmp_path / "runs" / "first"), *changes)
+    assert set(tuned["results"]) == {"finetune", "val"} and len(tuned["history"]) == 2
+    assert tuned["results"]["finetune"] * 1000 == pytest.approx(round(tuned["results"]["finetune"] * 1000))
