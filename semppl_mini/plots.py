@@ -356,19 +356,14 @@ def gallery(data, report: dict, rows: int, images):
 
 
 @figure
-def image_rows(rows: list[tuple], columns: int, first: str = "", others: str = ""):
-    """A row each (name, images (n, 3, H, W), good (n,) bool or None): up to `columns` images, framed blue or vermilion.
-
-    first, others: what stands above the first image and the rest; with `first` the first image is the one asked about.
-    """
+def image_rows(rows: list[tuple], columns: int):
+    """A row each (name, images (n, 3, H, W), good (n,) bool): up to `columns` images, framed blue or vermilion."""
     fig = plt.figure(figsize=(0.62 * columns + 1.3, 0.66 * len(rows) + 0.35))
     tiles = _tiles(fig, len(rows), columns)
     for axes, (name, images, good) in zip(tiles, rows, strict=True):
         for i, ax in enumerate(axes[: len(images)]):
-            _show(ax, images[i], good=None if good is None or (first and i == 0) else bool(good[i]))
+            _show(ax, images[i], good=bool(good[i]))
         axes[0].set_ylabel(name, rotation=0, ha="right", va="center", size=9)
-    for ax, text in zip(tiles[0], (first, others), strict=False):
-        ax.set_title(text, loc="left", fontsize=9, pad=4)
     return fig
 
 
