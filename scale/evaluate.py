@@ -1,6 +1,7 @@
 """Every read-out of a kept run, on the data it was trained on or on another set (transfer), as one JSON file.
 
     python scale/evaluate.py runs/semppl-500-seed0 --data cifar10 --name semppl-500-seed0-measures
+    python scale/evaluate.py pixels --data cifar10 --labels 500 --name pixels
     python scale/evaluate.py runs/semppl-500-seed0 --data flowers --labels 200 --name semppl-on-flowers
 
 DATA is a pack: digits, cifar10, or one made of an image folder by `data/prepare.py folder --from FOLDER --name flowers
@@ -19,17 +20,15 @@ from launch import RESULTS, hardware
 import semppl_mini as s
 from semppl_mini import checkpoint
 from semppl_mini.command import Parser, command
-from semppl_mini.measures import measure
+from semppl_mini.measures import Pixels, measure
 
 
 def main() -> None:
     parser, start = Parser(__doc__), time.time()
-    parser.add_argument("run", help="the folder of a run, or one of its checkpoints")
+    parser.add_argument("run", help="the folder of a run, or one of its checkpoints; or pixels, the raw ones")
     parser.add_argument("--data", required=True, help="a pack, by name or path")
     parser.add_argument("--name", required=True, help="of the JSON file")
-    parser.add_argument(
-        "--labels", type=int, help="how many of the pack's images keep their label (default: as the run)"
-    )
+    parser.add_argument("--labels", type=int, help="how many of the pack's images keep theirs (default: as the run)")
     parser.add_argument("--split", default="test", choices=("val", "test"), help="what to evaluate on")
     parser.add_argument("--tune", type=int, default=0, help="steps of few-label fine-tuning; 0 leaves it out")
     parser.add_argument("--all-labels", action="store_true", help="also read out with the labels of all images")
@@ -37,13 +36,19 @@ def main() -> None:
     args = parser.parse_args()
     parser.whole("--labels", args.labels, 1)
     parser.whole("--tune", args.tune, 0)
+    if args.run == "pixels" and args.tune:
+        parser.error(f"--tune {args.tune} needs weights to tune, and pixels have none; leave it out")
     if not re.fullmatch(r"\w[\w.-]{0,99}", args.name):
         parser.error(f"--name {args.name!r} cannot name a file; use up to 100 letters, digits, _ . and -")
-    run = s.load_run(args.run)
-    config, encoder = run.config, run.method.encoder
+    if args.run == "pixels":
+        config, encoder, result = s.presets.cifar10(), Pixels(), {"name": args.name, "trained_on": "nothing"}
+    else:
+        run = s.load_run(args.run)
+        config, encoder = run.config, run.method.encoder
+        result = {"name": args.name, "trained_on": run.data, "epoch": len(run.history) - 1}
     data = s.load_data(args.data, args.labels or config.labels, config.label_seed)
-    result = {"name": args.name, "trained_on": run.data, "epoch": len(run.history) - 1, "data": data.provenance}
-    result |= {"hardware": hardware(config), "command": shlex.join(["python", "scale/evaluate.py", *sys.argv[1:]])}
+    result |= {"data": data.provenance, "hardware": hardware(config)}
+    result["command"] = shlex.join(["python", "scale/evaluate.py", *sys.argv[1:]])
     result["results"] = s.evaluate(encoder, config, data, args.split, args.tune, args.all_labels)
     result["measures"] = measure(encoder, config, data, args.split)
     result |= {"wall_seconds": time.time() - start, "config": config.to_dict()}

@@ -33,6 +33,17 @@ from .rng import EVALUATION, generator
 from .semppl import encode
 
 
+class Pixels(nn.Module):
+    """An encoder that learns nothing: an image's normalised pixels. The baseline of every read-out."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()), requires_grad=False)  # read-outs ask an encoder for device and type
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * x.flatten(1)
+
+
 def clustering(features: Tensor, truth: Tensor, k: int, seed: int = 0) -> dict:
     """k-means (best of 10 starts) of unit features (n, D) against classes (n,): {"nmi", "ari"}, 1 = the same."""
     found = KMeans(k, n_init=10, random_state=seed).fit_predict(F.normalize(features, dim=1).numpy())

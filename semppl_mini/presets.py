@@ -97,7 +97,7 @@ def digits() -> Config:
 
 
 def cifar10_cpu_ifnd() -> Config:
-    """IFND on CIFAR-10 in 20 minutes on two CPU cores: `cifar10_cpu` with IFND's clusters, made anew every epoch [ours].
+    """IFND on CIFAR-10 in 20 minutes on two CPU cores: `cifar10_cpu` with IFND's clusters, anew every epoch [ours].
 
     tau 0.1: in two epochs without clusters 0.1, 0.2 and 0.5 gave 40.1, 39.1 and 37.7 (k-NN, validation images).
     """

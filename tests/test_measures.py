@@ -12,19 +12,6 @@ from semppl_mini import measures
 from semppl_mini.evaluate import untrained_encoder
 
 
-class Flat(torch.nn.Module):
-    """An encoder that returns its pixels, some shifted apart: features that know their image."""
-
-    dim = 3 * 32 * 32
-
-    def __init__(self):
-        super().__init__()
-        self.scale = torch.nn.Parameter(torch.ones(()))
-
-    def forward(self, x):
-        return self.scale * x.flatten(1)
-
-
 def test_clustering_knows_equal_and_unrelated_partitions():
     centres, truth = units(4, 8, seed=3), torch.arange(80) % 4
     blobs = centres[truth] + 0.01 * units(80, 8, seed=4)
@@ -63,18 +50,18 @@ def test_few_shot_takes_as_many_of_each_class_and_their_labels_only(monkeypatch)
 
 def test_copies_are_found_by_pixels_and_not_by_noise():
     images, config = tiny_data().test.images, tiny(mean=(0.5,) * 3, std=(0.5,) * 3)
-    by_pixels = measures.copies(Flat(), config, images)
+    by_pixels = measures.copies(measures.Pixels(), config, images)
     assert 1 / 30 < by_pixels["first"] <= by_pixels["mrr"] <= 1
-    again = measures.copies(Flat(), config, images)
-    assert again == by_pixels != measures.copies(Flat(), config, images, seed=1)
+    again = measures.copies(measures.Pixels(), config, images)
+    assert again == by_pixels != measures.copies(measures.Pixels(), config, images, seed=1)
 
 
 def test_copies_of_a_transformation_that_changes_nothing_come_first(monkeypatch):
     monkeypatch.setattr(measures, "transformed", lambda x, rng: x)
     images = tiny_data().test.images
-    assert measures.copies(Flat(), tiny(), images) == {"mrr": 1.0, "first": 1.0}
+    assert measures.copies(measures.Pixels(), tiny(), images) == {"mrr": 1.0, "first": 1.0}
     monkeypatch.setattr(measures, "transformed", lambda x, rng: 255 - x)
-    assert measures.copies(Flat(), tiny(), images)["first"] < 0.5
+    assert measures.copies(measures.Pixels(), tiny(), images)["first"] < 0.5
 
 
 @pytest.mark.parametrize("name", measures.CORRUPTIONS)
