@@ -107,8 +107,14 @@ def cifar10_cpu_ifnd() -> Config:
 
 
 def cifar10_cpu_carp() -> Config:
-    """CARP on CIFAR-10 in a quarter of an hour or more on two CPU cores: `cifar10_cpu` with prototypes [ours]."""
-    return cifar10_cpu().replace(method="carp", labelled_share=None, prototypes=1024, block=64, epochs=12)
+    """CARP on CIFAR-10 in 20 minutes on two CPU cores: `cifar10_cpu` with prototypes and two small views [ours].
+
+    In two epochs (k-NN, validation images) two small views, which cost a quarter more time, gave 35.8 instead of 33.5;
+    blocks of 16 instead of 64, 34.0.
+    """
+    return cifar10_cpu().replace(
+        method="carp", labelled_share=None, prototypes=1024, block=16, small_views=2, epochs=10
+    )
 
 
 def digits_ifnd() -> Config:
