@@ -23,6 +23,7 @@ STYLE |= {"figure.dpi": 90, "figure.constrained_layout.use": True, "axes.titlelo
 STYLE |= {"axes.prop_cycle": plt.cycler(color=LINES), "axes.titlesize": 10, "figure.titlesize": 10}
 STYLE |= {"xtick.major.size": 0, "ytick.major.size": 0, "ytick.major.pad": 7, "legend.frameon": False}
 NAMES = {f"{a}_{b}": rf"${a}_{{\mathrm{{{b}}}}}$" for a in "LI" for b in ("augm", "sempos")}
+NAMES |= {"L_c": "$L_c$", "L_h": "$L_h$"}
 SHARES = {"pseudo_label_accuracy", "coverage", "vote_agreement", "purity", "false_negatives", "data_share"}
 SHARES |= {"false_negatives_before", "acceptance", "pair_precision", "pair_recall", "accuracy"}
 SHARES |= {"prototype_usage", "prototypes_chosen"}
@@ -243,13 +244,13 @@ def dot_panels(panels: dict[str, dict[str, list]], marks: dict[str, float] | Non
 
     marks: {measure: level}, a dotted line, for instance what raw pixels give.
     """
-    names = list(dict.fromkeys(name for shares in panels.values() for name in shares))
+    names = list(dict.fromkeys(name for results in panels.values() for name, shares in results.items() if shares))
     columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
-    fig, axes = plt.subplots(rows, columns, figsize=(2.5 * columns + 1.2, (0.27 * len(names) + 0.75) * rows),
+    fig, axes = plt.subplots(rows, columns, figsize=(2.5 * columns + 1.2, (0.27 * len(names) + 1) * rows),
                              sharey=True, squeeze=False)  # fmt: skip
     for ax, (title, results) in zip(axes.flat, panels.items(), strict=False):
-        for name, shares in results.items():
+        for name, shares in ((name, shares) for name, shares in results.items() if shares):
             y, mean = names.index(name), float(np.mean(shares))
             ax.plot([mean, mean], [y - 0.3, y + 0.3], color=LINES[0], lw=2)
             ax.plot(shares, [y] * len(shares), "o", ms=4, color=LINES[0], mfc="white", clip_on=False)
