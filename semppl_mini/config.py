@@ -175,6 +175,8 @@ def _check(config: Config) -> None:
     if config.small_views and config.small_size > config.large_size:
         sizes = f"small_size = {config.small_size} exceeds large_size = {config.large_size}"
         raise ValueError(f"{sizes}; give small crops at most that size, or small_views=0.")
+    if config.momentum == 1:
+        raise ValueError("momentum = 1.0 forgets no gradient; give less than 1, 0.9 for example.")
     if config.labelled_share and not round(config.labelled_share * B):
         share = f"labelled_share = {config.labelled_share} of batch_size = {B} is less than one image"
         raise ValueError(f"{share}; give {1 / B:.2g} or more, or None.")

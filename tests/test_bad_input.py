@@ -98,6 +98,7 @@ CONFIG = [
     ("more voting views than views", config(voting_views=5), "voting_views = 5 must lie between 1 and large_views = 4"),
     ("no voting views", config(voting_views=0), "voting_views = 0 must lie between 1 and large_views = 4"),
     ("small crops larger than large", config(large_size=32), "small_size = 96 exceeds large_size = 32; give small crops"),
+    ("a momentum without end", config(momentum=1.0), "momentum = 1.0 forgets no gradient; give less than 1, 0.9 for"),
     ("a share of less than an image", small(labelled_share=0.01), "labelled_share = 0.01 of batch_size = 16 is less than"),
     ("an unknown device", lambda f: s.fit(tiny(device="gpu"), tiny_data()), "device = 'gpu' is unknown to torch; give"),
     ("an unknown preset", lambda f: s.presets.named("cifar"), "no preset 'cifar'; choose one of digits, cifar10"),
