@@ -1,14 +1,19 @@
 """The further read-outs against slow, independent computations, and on cases whose answer is known."""
 
+import importlib
+import json
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from checks import random, tiny, tiny_data, units
+from PIL import Image
 from sklearn.metrics import average_precision_score
 
-from semppl_mini import measures
+from semppl_mini import fit, load_data, measures
 from semppl_mini.evaluate import untrained_encoder
 
 
@@ -102,3 +107,29 @@ def test_measure_reads_everything_of_a_split():
     )
     shares = [*result["clustering"].values(), result["retrieval"], *result["copies"].values(), result["clean"]]
     assert all(-0.5 <= x <= 1 for x in shares)
+
+
+def test_transfer_to_a_folder_of_images_unseen_in_training(tmp_path, monkeypatch):
+    """data/prepare.py packs the folder, scale/evaluate.py reads a run trained on other images out on it."""
+    for folder in ("data", "scale"):
+        monkeypatch.syspath_prepend(Path(__file__).resolve().parents[1] / folder)
+    prepare, command = (importlib.import_module(name) for name in ("prepare", "evaluate"))
+    full = load_data("digits")
+    for split, images in (("train", full.train), ("test", full.test)):
+        for c, name in enumerate(("three", "eight")):  # two of its classes, pixels upside down, of another size
+            index = (images.truth == (3, 8)[c]).nonzero()[:20, 0]
+            (tmp_path / "folder" / split / name).mkdir(parents=True)
+            for i, image in enumerate(images.images[index].flip(2).permute(0, 2, 3, 1).numpy()):
+                Image.fromarray(image[:28, :30]).save(tmp_path / "folder" / split / name / f"{i}.png")
+    asked = ["folder", "--from", str(tmp_path / "folder"), "--name", "other", "--size", "24", "--out", str(tmp_path)]
+    assert prepare.main(asked) == 0
+    run = fit(tiny(), tiny_data(), tmp_path / "run", progress=False)
+    for name, source in (("moved", str(run.folder)), ("pixels", "pixels")):
+        arguments = [source, "--data", str(tmp_path / "other.npz"), "--labels", "8", "--name", name]
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", *arguments, "--out", str(tmp_path)])
+        command.main()
+        result = json.loads((tmp_path / f"{name}.json").read_text())
+        assert result["results"]["bank"] == 8 and result["data"] == "other (folder)"
+        assert result["trained_on"] == ("nothing" if name == "pixels" else "a slice of the digits")
+        assert result["results"]["linear"] * 40 == pytest.approx(round(result["results"]["linear"] * 40))
+        assert result["measures"]["clustering"]["nmi"] >= 0
