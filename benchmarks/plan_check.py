@@ -4,13 +4,16 @@
 
 One number is fitted, the FLOP/s that FITTED achieves; the plan's FLOPs over it are the prediction for the others, and
 what each achieves is printed beside, so that another choice can be judged. Measured is a whole `Trainer.step`, with the
-making of views and the monitor, which the plan leaves out, by turns (see timing.py). Memory is the growth of the
-resident size to its peak in three steps, in a process of its own (Linux), against the plan's whole sum.
+making of views and the monitor, which the plan leaves out, by turns (see timing.py), in seconds of the processor: on a
+busy machine those of the clock say little. Memory is the growth of the resident size to its peak in three steps, in a
+process of its own (Linux), against the plan's whole sum.
 """
 
 import multiprocessing
 import statistics
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scale"))
@@ -33,6 +36,12 @@ CONFIGS = {
 }
 
 
+def processor_seconds(step) -> float:
+    start = time.process_time()
+    step()
+    return time.process_time() - start
+
+
 def resident(which: str) -> int:
     """Bytes of this process now ("VmRSS"), or at its peak ("VmHWM")."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(which))
@@ -51,7 +60,7 @@ def peak_bytes(config) -> int:
 
 def main() -> None:
     print(hardware())
-    tasks = {name: Stepper(config).step for name, config in CONFIGS.items()}
+    tasks = {name: partial(processor_seconds, Stepper(config).step) for name, config in CONFIGS.items()}
     seconds = {name: statistics.median(took) for name, took in by_turns(tasks, ROUNDS).items()}
     flops = {name: sum(plan.flops(config).values()) for name, config in CONFIGS.items()}
     speed = flops[FITTED] / seconds[FITTED]

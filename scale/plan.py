@@ -254,7 +254,7 @@ def table(title: str, entries: dict, unit: str) -> list[str]:
 def text(p: dict) -> str:
     """A plan, to read."""
     c, chip = p["config"], p["chip"]
-    limit = human(chip["memory"], "B") if chip["memory"] else "memory without limit"
+    limit = human(chip["memory"], "B") if chip["memory"] else "any memory"
     lines = [
         f"{p['devices']} x {chip['name']}, each {human(chip['peak'], 'FLOP/s')}, {limit} ({chip['source']})",
         f"batch {c['batch_size']}, {p['rows']} rows a device; {c['epochs']} epochs of {p['images']} images",

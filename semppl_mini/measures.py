@@ -89,17 +89,21 @@ def retrieval(features: Tensor, truth: Tensor) -> float:
 
 
 def copies(encoder: nn.Module, config, images: Tensor, seed: int = 0, queries: int = 1000) -> dict:
-    """Transformed copies of the first `queries` uint8 images (n, 3, H, W) look for their original among all n.
+    """Transformed copies of `queries` uint8 images of (n, 3, H, W), evenly spread, look for their originals among all.
 
     {"mrr", "first"}: mean of 1 / rank of the original, and the share that ranks it first.
     """
-    queries = min(queries, len(images))
-    copied = torch.stack([transformed(x, generator(seed, i, EVALUATION)) for i, x in enumerate(images[:queries])])
+    own = spread(len(images), queries)
+    copied = torch.stack([transformed(images[i], generator(seed, i, EVALUATION)) for i in own.tolist()])
     all_, asked = (F.normalize(encode(encoder, x, config), dim=1) for x in (images, copied))
     similar = asked @ all_.T  # (queries, n)
-    own = similar.diagonal()[:, None]
-    rank = 1 + (similar > own).sum(1)
+    rank = 1 + (similar > similar.gather(1, own[:, None])).sum(1)
     return {"mrr": float((1 / rank).mean()), "first": float((rank == 1).float().mean())}
+
+
+def spread(n: int, count: int) -> Tensor:
+    """At most `count` of n indices, evenly spread: sets may come sorted by class."""
+    return torch.arange(n)[:: -(-n // count)]
 
 
 def transformed(x: Tensor, rng: torch.Generator) -> Tensor:
@@ -174,7 +178,7 @@ def robustness(encoder: nn.Module, config, probe, images: Tensor, truth: Tensor)
 
 
 def measure(encoder: nn.Module, config, data: Data, split: str = "test", shots=(1, 5, 20), n: int = 2000) -> dict:
-    """All of the above on a split: clustering and retrieval of its images, copies and robustness of its first n."""
+    """All of the above on a split: clustering and retrieval of its images, copies and robustness of about n of them."""
     bank, asked = labelled_images(data), getattr(data, split)
     x, val, q = (encode(encoder, s.images, config) for s in (bank, data.val, asked))
     probe = fit_probe(x, bank.labels, (val, data.val.truth), (0.001, 0.01, 0.1, 1.0))
@@ -183,6 +187,7 @@ def measure(encoder: nn.Module, config, data: Data, split: str = "test", shots=(
     result["few_shot"] = {k: few_shot(x, bank.labels, q, asked.truth, k) for k in shots if k <= least}
     result["retrieval"] = retrieval(q, asked.truth)
     result["copies"] = copies(encoder, config, asked.images)
-    result["clean"] = float(probe.score(q[:n], asked.truth[:n]))
-    result["robustness"] = robustness(encoder, config, probe, asked.images[:n], asked.truth[:n])
+    some = spread(len(asked), n)
+    result["clean"] = float(probe.score(q[some], asked.truth[some]))
+    result["robustness"] = robustness(encoder, config, probe, asked.images[some], asked.truth[some])
     return result

@@ -98,6 +98,13 @@ def test_corruption_strengths_are_what_they_say():
     assert int(measures.corrupted(grey, "brightness", 2).float().mean()) == round(128 + 25.5)
 
 
+@pytest.mark.parametrize("n, count", [(10, 3), (10, 5), (10, 20), (7, 2), (2000, 1000)])
+def test_spread_covers_a_sorted_set(n, count):
+    index = measures.spread(n, count)
+    assert 0 < len(index) <= count and index[0] == 0 and len(index.unique()) == len(index)
+    assert int(index[-1]) >= n - 1 - (n - 1) // len(index)
+
+
 def test_measure_reads_everything_of_a_split():
     data, config = tiny_data(), tiny()
     result = measures.measure(untrained_encoder(config), config, data, "val", shots=(1, 2, 3), n=10)

@@ -150,8 +150,8 @@ def test_kept_bytes_are_those_of_a_real_step(name):
 
 
 def test_kept_bytes_in_bf16():
+    """Floats are halved, and each view has its own copy of the weights in bf16."""
     check_kept(tiny(width=16, batch_size=128, large_size=32, small_size=16, precision="bf16"), 0.05)
-    check_kept(CONFIGS["resnet50"].replace(precision="bf16"), 0.05)
 
 
 def test_the_largest_block_is_the_first_bottleneck():
