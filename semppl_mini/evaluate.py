@@ -10,9 +10,6 @@ import warnings
 
 import torch
 import torch.nn.functional as F
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from .data import Data, ImageSet
@@ -57,10 +54,13 @@ def linear_probe(
     return float(fit_probe(features, labels, validation, grid).score(test_features, test_labels))
 
 
-def fit_probe(features: Tensor, labels: Tensor, validation, grid) -> Pipeline:
+def fit_probe(features: Tensor, labels: Tensor, validation, grid):
     """The scikit-learn pipeline behind `linear_probe`, fitted: standardisation, then logistic regression."""
+    from sklearn.linear_model import LogisticRegression  # here, as it takes a third of the package's time to import
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
 
-    def probe(C: float) -> Pipeline:
+    def probe(C: float):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "not converged" after 200 iterations is what we ask for
             return make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=200)).fit(features, labels)

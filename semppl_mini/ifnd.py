@@ -29,7 +29,6 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor, nn
 
 from . import world
@@ -91,6 +90,8 @@ def confidence(v: Tensor, centroids: Tensor, tau: float, chunk_mb: float) -> tup
 
 def cluster(v: Tensor, k: int, seed: int) -> Tensor:
     """Unit centroids (k, D) of scikit-learn's mini-batch k-means of v (n, D) on the CPU."""
+    from sklearn.cluster import MiniBatchKMeans  # here, as it takes a third of the package's time to import
+
     start = "k-means++" if k <= 1000 else "random"  # k-means++ takes k passes over 3 k images [ours]
     kmeans = MiniBatchKMeans(k, init=start, n_init=3, batch_size=max(4096, k), random_state=seed).fit(v.numpy())
     return F.normalize(torch.from_numpy(kmeans.cluster_centers_).to(v.dtype), dim=1)
