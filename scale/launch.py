@@ -74,7 +74,10 @@ def main(doc: str, launcher: str) -> None:
     args, start = arguments(doc), time.time()
     config = s.presets.named(args.preset).replace(**dict(override(text) for text in args.changes))
     config, data = load(args, config)
-    checkpoint.make_folder(args.out)  # before hours of training, not after
+    asked = [args.split] if config.method in methods.CLASSIFIERS else ["val", args.split]
+    if args.steps is None and (empty := [split for split in asked if not len(getattr(data, split))]):
+        raise ValueError(f"There are no {empty[0]} images to read out on; add them, or give --steps to train alone.")
+    checkpoint.make_folder(args.out)  # these before hours of training, not after
     result = {"name": args.name, "data": data.provenance, "hardware": hardware(config), "config": config.to_dict()}
     result["command"] = shlex.join(["python", launcher, *sys.argv[1:]])
     if args.supervised is not None:
