@@ -175,12 +175,17 @@ def share_batch_norm(module: nn.Module) -> nn.Module:
 
 
 def start_xla() -> torch.device:
-    """One program over all XLA devices of all hosts: batches are cut by rows, all else is replicated."""
+    """One program over all XLA devices of this host: batches are cut by rows, all else is replicated.
+
+    ValueError: there are several hosts, whose rows of a batch would have to be fed apart.
+    """
     import torch_xla.distributed.spmd as spmd
     import torch_xla.runtime as runtime
 
     global _mesh
     runtime.use_spmd()
+    if (hosts := runtime.process_count()) > 1:
+        raise ValueError(f"{hosts} hosts share these XLA devices and one is supported; take a slice of one host.")
     n = runtime.global_runtime_device_count()
     _mesh = spmd.Mesh(list(range(n)), (n,), ("rows",))
     return torch.device("xla")

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A run on a TPU VM slice of one host. Not run by us: there was no TPU here; see scale/README.md for several hosts.
+# A run on a TPU VM slice of one host. Not run by us: there was no TPU here.
 # Usage: TPU=NAME ZONE=ZONE BUCKET=gs://... scale/scripts/tpu_vm.sh imagenet_1pct --name semppl --label-list 1percent.txt
 set -eu
 on() { gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --command="$1"; }
