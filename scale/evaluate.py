@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--split", default="test", choices=("val", "test"), help="what to evaluate on")
     parser.add_argument("--tune", type=int, default=0, help="steps of few-label fine-tuning; 0 leaves it out")
     parser.add_argument("--all-labels", action="store_true", help="also read out with the labels of all images")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON file")
+    parser.add_argument("--out", type=Path, default=RESULTS / "measures", help="folder of the JSON file")
     args = parser.parse_args()
     parser.whole("--labels", args.labels, 1)
     parser.whole("--tune", args.tune, 0)

@@ -47,7 +47,7 @@ def arguments(doc: str):
     parser.add_argument("--all-labels", action="store_true", help="also read out with the labels of all images")
     parser.add_argument("--measures", action="store_true", help="also clusters, retrieval, copies, robustness, ...")
     parser.add_argument("--split", default="test", choices=("val", "test"), help="what to evaluate on")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON file")
+    parser.add_argument("--out", type=Path, help="folder of the JSON file (default: one of notebooks/results)")
     args = parser.parse_intermixed_args()  # field=value may stand anywhere
     for name, least in (("supervised", 1), ("save_every", 1), ("steps", 1), ("workers", 0), ("tune", 0)):
         parser.whole("--" + name.replace("_", "-"), getattr(args, name), least)
@@ -77,7 +77,8 @@ def main(doc: str, launcher: str) -> None:
     asked = [args.split] if config.method in methods.CLASSIFIERS else ["val", args.split]
     if args.steps is None and (empty := [split for split in asked if not len(getattr(data, split))]):
         raise ValueError(f"There are no {empty[0]} images to read out on; add them, or give --steps to train alone.")
-    checkpoint.make_folder(args.out)  # these before hours of training, not after
+    out = args.out or (RESULTS if config.method == "semppl" else RESULTS / "relatives")
+    checkpoint.make_folder(out)  # these before hours of training, not after
     result = {"name": args.name, "data": data.provenance, "hardware": hardware(config), "config": config.to_dict()}
     result["command"] = shlex.join(["python", launcher, *sys.argv[1:]])
     if args.supervised is not None:
@@ -104,7 +105,7 @@ def main(doc: str, launcher: str) -> None:
 
                 result["measures"] = measure(run.method.encoder, config, data, args.split)
     result["wall_seconds"] = time.time() - start
-    checkpoint.write_json(args.out / f"{args.name}.json", result)
+    checkpoint.write_json(out / f"{args.name}.json", result)
     print(json.dumps(result["results"], indent=1))
 
 
