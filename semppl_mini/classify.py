@@ -4,8 +4,9 @@
 
 method="finetune" trains all weights (few labels); method="linear" trains W and b on a frozen f whose batch norms keep
 their running statistics (linear evaluation). Both start from a run, `fit(config, data, weights=RUN)`, of which they
-take the encoder; without `weights`, "finetune" is the supervised-only baseline. On small data `evaluate` does the same
-in one call, and its linear probe needs no augmented views. W and b start at 0 [ours].
+take the encoder; without `weights`, "finetune" trains from scratch on the labels alone. On small data `evaluate` reads
+out in one call, with choices of its own: a linear probe without augmented views, and fine-tuning. W and b start at 0
+[ours].
 """
 
 from typing import NamedTuple
@@ -30,7 +31,7 @@ def draw_step(config, step: int) -> Draws:
 
 
 class Classifier(nn.Module):
-    """Encoder and linear layer; no target, no queue. its trainer gives it the labelled images only."""
+    """Encoder and linear layer; no target, no queue. Its trainer gives it the labelled images only."""
 
     starts = "online.encoder."  # what it takes of another run's weights
 

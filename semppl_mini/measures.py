@@ -1,7 +1,7 @@
 """What else the three papers measure of a frozen encoder: clusters, few shots, retrieval, copies, robustness.
 
     clustering    k-means of the features against the true classes: NMI and adjusted Rand index
-    few_shot      a linear SVM on n images a class, mean and spread over draws of them (CARP, section 5)
+    few_shot      a linear SVM on n images a class, mean and spread over draws of them (CARP)
     retrieval     mean average precision of ranking all other images of the split by cosine (CARP, DINO)
     copies        find the original of a transformed copy among distractors: mean reciprocal rank, which is the mean
                   average precision of one right answer, and the share found first (after Copydays, in CARP and DINO)
@@ -61,12 +61,12 @@ def few_shot(
     seed: int = 0,
     C: float = 0.01,
 ) -> dict:
-    """Accuracy of a linear SVM on `shots` images of each class: {"mean", "std"} over draws. ValueError: too few."""
+    """Accuracy of a linear SVM on `shots` images a class: {"mean", "std"} over draws; C [ours]. ValueError: too few."""
     if (least := int(labels.bincount().min())) < shots:
         raise ValueError(f"shots = {shots} images a class asked, and one class has {least}; give at most that.")
     accuracy = []
     for draw in range(draws):
-        index = pick(labels, shots * len(labels.unique()), len(labels.unique()), int(seed + draw))
+        index = pick(labels, shots * len(labels.unique()), len(labels.unique()), seed + draw)
         svm = make_pipeline(StandardScaler(), LinearSVC(C=C, random_state=0)).fit(features[index], labels[index])
         accuracy.append(float(svm.score(test_features, test_labels)))
     return {"mean": float(np.mean(accuracy)), "std": float(np.std(accuracy))}

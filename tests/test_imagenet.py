@@ -774,3 +774,19 @@ def test_a_broken_image_ends_a_run_in_one_sentence(workers, few_classes, tmp_pat
         path.write_bytes(whole)
     assert "Traceback" not in str(caught.value)
     assert fit(config, data, tmp_path / "run", progress=False).finished
+
+
+@real_images
+def test_a_set_without_images_to_read_out_on_is_refused_before_training(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEMPPL_DATA", str(tmp_path / "index"))
+    monkeypatch.setenv("SEMPPL_RUNS", str(tmp_path / "runs"))
+    (tmp_path / "train.tar").symlink_to(TAR)
+    with tarfile.open(TAR) as tar:
+        names = [Path(member.name).name for member in tar if member.isreg()][:20]
+    (tmp_path / "list.txt").write_text("\n".join(names))
+    more = ["--data", tmp_path, "--label-list", tmp_path / "list.txt", "--out", tmp_path, "batch_size=8", "negatives=7"]
+    command = ["train.py", "imagenet_finetune_1pct", "--name", "x", *more]
+    monkeypatch.setattr(sys, "argv", list(map(str, command)))
+    with pytest.warns(UserWarning, match="no val"), pytest.raises(ValueError, match="no test images to read out on"):
+        importlib.import_module("launch").main("a run", "scale/train.py")
+    assert not (tmp_path / "runs").exists()

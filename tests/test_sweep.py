@@ -115,6 +115,23 @@ def test_labels_of_a_cell_are_those_that_are_visible(pack, tmp_path, monkeypatch
     assert sweep.table(rows).splitlines()[1].split()[3] == "-"
 
 
+def test_a_run_of_a_relative_is_kept_with_its_history_and_trained_once(pack, tmp_path, trained):
+    config, data = PRESET.replace(method="carp", prototypes=12, block=4, epochs=1), s.load_data(pack, 20)
+    row = sweep.kept_run("carp", config, data, tmp_path)
+    assert len(row["history"]) == 2 and "L_c" in row["history"][-1] and row["pseudo_label_accuracy"] is None
+    assert sweep.kept_run("carp", config, data, tmp_path) == row and len(trained) == 1
+
+
+def test_merged_classes_keep_images_and_hidden_labels_apart(pack):
+    data = s.load_data(pack, 20)
+    group = tuple(c % 2 for c in range(len(data.classes)))
+    coarse = sweep.merged(data, group, ["even", "odd"])
+    for one, other in ((data.train, coarse.train), (data.val, coarse.val), (data.test, coarse.test)):
+        assert torch.equal(one.images, other.images) and torch.equal(one.truth % 2, other.truth)
+        assert torch.equal(torch.where(one.labels < 0, -1, one.labels % 2), other.labels)
+    assert coarse.classes == ["even", "odd"] and int((coarse.train.labels >= 0).sum()) == 20
+
+
 def test_files_are_small_and_hold_no_steps(kept):
     for path in kept[0].iterdir():
         result = json.loads(path.read_text())

@@ -49,6 +49,14 @@ def test_parity_xla_compiles_nothing_after_the_second_step(folder):
     assert compiled[1] > 0 and compiled[1:] == [compiled[1]] * (STEPS - 1)
 
 
+def test_several_xla_hosts_are_refused():
+    code = ("import torch_xla.runtime as r; from semppl_mini import world; world.start_xla(); "
+            "r.process_count = lambda: 4; world.start_xla()")  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | XLA, cwd=PARITY.parents[1],
+                          capture_output=True, text=True, timeout=300)  # fmt: skip
+    assert done.returncode and "4 hosts share these XLA devices and one is supported; take a slice" in done.stderr
+
+
 @pytest.mark.parametrize("bug", ["quartered_batch_norm", "quartered_negatives", "fourfold_gradients"])
 def test_parity_with_xla_notices(bug, four, folder):
     """The same, of a plain process that does what four devices would with a planted bug: none of them may pass."""
