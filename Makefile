@@ -7,6 +7,7 @@ VENV = .venv
 XLA = .venv-xla
 RUN = $(VENV)/bin/python
 READY = $(VENV)/.stamp
+BY_FILE = -n auto --maxprocesses 4 --dist loadfile  # a process a core; a file's tests stay in one
 SUITABLE = import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))
 MISSING = No Python 3.10 or newer with venv and pip was found (tried: $(PYTHON)): install one, on Debian or \
 Ubuntu with "apt install python3-venv", or name it with "make PYTHON=...".
@@ -41,11 +42,11 @@ lint: $(READY)
 	$(RUN) -m ruff check .
 
 unit-tests: $(READY)
-	TQDM_DISABLE=1 $(RUN) -m pytest tests
+	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(RUN) -m pytest $(BY_FILE) tests
 
 notebooks-test: $(READY)  ## every notebook with quick parameters
 	$(RUN) tests/prepare_notebooks.py
-	TQDM_DISABLE=1 $(RUN) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 .notebooks-quick
+	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(RUN) -m pytest $(BY_FILE) --nbval-lax --nbval-current-env --nbval-cell-timeout=300 .notebooks-quick
 
 clean:  ## remove caches and quick copies; runs, data packs and .venv stay
 	rm -rf .notebooks-quick .pytest_cache .ruff_cache build dist *.egg-info

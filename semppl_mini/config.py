@@ -161,13 +161,15 @@ def _check(config: Config) -> None:
         if getattr(config, name) not in choices:
             raise ValueError(f"{name} = {getattr(config, name)!r} is not known; choose one of {', '.join(choices)}.")
     L, B = config.large_views, config.batch_size
-    between = [
-        ("negatives", config.negatives, 1, B - 1, "batch_size - 1"),
-        ("k", config.k, 1, config.queue, "queue"),
-        ("block", config.block, 2, config.prototypes, "prototypes"),
-        ("voting_views", L if config.voting_views is None else config.voting_views, 1, L, "large_views"),
-    ]
-    for name, value, low, high, what in between:
+    between = {
+        "semppl": [
+            ("negatives", config.negatives, 1, B - 1, "batch_size - 1"),
+            ("k", config.k, 1, config.queue, "queue"),
+            ("voting_views", L if config.voting_views is None else config.voting_views, 1, L, "large_views"),
+        ],
+        "carp": [("block", config.block, 2, config.prototypes, "prototypes")],
+    }
+    for name, value, low, high, what in between.get(config.method, ()):
         if not low <= value <= high:
             raise ValueError(f"{name} = {value} must lie between {low} and {what} = {high}; change either.")
     if config.method in ("ifnd", "carp") and L + config.small_views < 2:
