@@ -55,3 +55,12 @@ def test_paper_values_are_the_defaults():
 def test_a_config_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Config().tau = 1.0
+
+
+def test_a_field_of_another_method_is_not_held_to_its_limits():
+    few = {"batch_size": 8, "negatives": 10, "queue": 4, "k": 5, "prototypes": 4, "block": 8}
+    Config(**few, method="ifnd"), Config(**few | {"block": 2}, method="carp")
+    with pytest.raises(ValueError, match="block = 8 must lie between 2 and prototypes = 4"):
+        Config(**few, method="carp")
+    with pytest.raises(ValueError, match="negatives = 10 must lie between 1 and batch_size - 1 = 7"):
+        Config(**few)
