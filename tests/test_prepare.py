@@ -132,7 +132,7 @@ def cifar_files(name, write=python3_pickle, n=6, **changes):
 
 def idx(array, magic=None):
     header = struct.pack(f">{1 + array.ndim}I", magic or 0x0800 + array.ndim, *array.shape)
-    return gzip.compress(header + array.astype(np.uint8).tobytes())
+    return gzip.compress(header + array.astype(np.uint8).tobytes(), mtime=0)
 
 
 def fashion_files():
@@ -464,7 +464,7 @@ def test_truncated_or_partial_cifar_archives_are_refused(cut, tmp_path, refused)
         ("train-labels-idx1-ubyte.gz", idx(np.arange(7) + 4), "holds label 10, out of the"),
         ("train-labels-idx1-ubyte.gz", idx(np.arange(6)), "has 7 images but labels of shape (6,)"),
         ("t10k-images-idx3-ubyte.gz", idx(np.zeros((3, 28, 28)))[:-5], "is not a whole gzipped idx"),
-        ("t10k-images-idx3-ubyte.gz", gzip.compress(b"\x00\x00\x08\x03\x00"), "is not a whole gzipped idx"),
+        ("t10k-images-idx3-ubyte.gz", gzip.compress(b"\x00\x00\x08\x03\x00", mtime=0), "is not a whole gzipped idx"),
         ("t10k-images-idx3-ubyte.gz", idx(np.zeros((3, 28, 28)), magic=0x0D03), "is not a whole gzipped idx"),
         ("t10k-images-idx3-ubyte.gz", b"plain", "is not a whole gzipped idx"),
         ("t10k-images-idx3-ubyte.gz", None, "lacks t10k-images-idx3-ubyte.gz"),
