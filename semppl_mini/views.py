@@ -73,10 +73,10 @@ def some(apply: Tensor) -> bool:
     return apply.device.type != "cpu" or bool(apply.any())
 
 
-def grey_of(x: Tensor) -> Tensor:
-    """Luma (B, 1, H, W)."""
-    r, g, b = x.unbind(1)
-    return (_GREY[0] * r + _GREY[1] * g + _GREY[2] * b).unsqueeze(1)
+def luma(colour: Tensor) -> Tensor:
+    """(B, 3) -> (B,). Written out: a matrix product's last bit may depend on its number of rows."""
+    r, g, b = colour.unbind(1)
+    return _GREY[0] * r + _GREY[1] * g + _GREY[2] * b
 
 
 def recolour(x: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ def blend(x: Tensor, f: Tensor, to_mean: Tensor, to_luma: Tensor) -> Tensor:
     weights = torch.tensor(_GREY, device=x.device, dtype=x.dtype)
     matrix = f.view(-1, 1, 1) * torch.eye(3, device=x.device, dtype=x.dtype)
     matrix = matrix + ((1 - f) * to_luma).view(-1, 1, 1) * weights  # luma = weights . colour
-    mean = x.mean((2, 3)) @ weights if some(to_mean) else 0
+    mean = luma(x.mean((2, 3))) if some(to_mean) else 0
     return recolour(x, matrix, (1 - f) * to_mean * mean)
 
 

@@ -28,7 +28,7 @@ def launched(folder, processes, *more):
 
 
 def finish(process):
-    said, _ = process.communicate(timeout=300)
+    said, _ = process.communicate(timeout=900)
     return process.returncode, said
 
 

@@ -36,7 +36,7 @@ def steps_logged(folder):
 
 
 def wait_for_steps(process, folder, count):
-    until = time.time() + 120
+    until = time.time() + 900  # a busy machine may take its time; that it arrives is what counts
     while steps_logged(folder) < count:
         assert process.poll() is None and time.time() < until, process.communicate()
         time.sleep(0.005)
@@ -47,7 +47,7 @@ def whole(tmp_path_factory):
     """The folder of a run of scale/train.py that was left alone."""
     folder = tmp_path_factory.mktemp("whole")
     process = command(folder, "--name", "run", "--save-every", "5")
-    _, said = process.communicate(timeout=300)
+    _, said = process.communicate(timeout=900)
     assert process.returncode == 0, said
     return folder / "run"
 
@@ -78,7 +78,7 @@ def test_kill_the_command_and_give_it_again(whole, tmp_path):
     half = tmp_path / "run" / ".checkpoint-00000005.pt.1234.part"
     half.write_bytes(b"as a kill within a save leaves it")
     process = command(tmp_path, "--name", "run", "--save-every", "5")
-    _, said = process.communicate(timeout=300)
+    _, said = process.communicate(timeout=900)
     assert process.returncode == 0, said
     assert torture.unequal(torture.ended(tmp_path / "run"), torture.ended(whole)) == []
     assert not half.exists()
@@ -91,14 +91,14 @@ def test_kill_politely_finishes_the_step_saves_and_says_how_to_resume(number, wh
     process = command(tmp_path, "--name", "run")
     wait_for_steps(process, tmp_path / "run", 20)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=900)
     assert process.returncode == 128 + number and "Traceback" not in said
     done = steps_logged(tmp_path / "run")
     assert 20 <= done < 112 and f"Stopped after step {done} of 112: the same call or command goes on from" in said
     assert checkpoint.newest(tmp_path / "run")[1]["position"]["step"] == done
     assert not (tmp_path / "run.json").exists()
     process = command(tmp_path, "--name", "run")
-    process.communicate(timeout=300)
+    process.communicate(timeout=900)
     assert torture.unequal(torture.ended(tmp_path / "run"), torture.ended(whole)) == []
 
 
@@ -114,13 +114,13 @@ def test_kill_by_a_full_disk_leaves_the_last_good_checkpoint(whole, tmp_path):
     full += "sys.argv = sys.argv[1:]; sys.path.insert(0, sys.argv[0].rpartition('/')[0]); "
     full += "runpy.run_path(sys.argv[0], run_name='__main__')"
     process = command(tmp_path, "--name", "run", "--save-every", "5", through=["-c", full])
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=900)
     assert process.returncode == 1 and "Traceback" not in said
     assert "could not be written (File too large); what was saved before is whole: make room" in said
     assert {path: path.read_bytes() for path in (tmp_path / "run").glob("checkpoint-*.pt")} == kept
     assert not list((tmp_path / "run").glob(".*"))
     process = command(tmp_path, "--name", "run", "--save-every", "5")
-    process.communicate(timeout=300)
+    process.communicate(timeout=900)
     assert torture.unequal(torture.ended(tmp_path / "run"), torture.ended(whole)) == []
 
 
@@ -138,7 +138,7 @@ def test_kill_with_the_stop_button_keeps_the_history_and_goes_on():
     manager.start_kernel(cwd=str(Path(__file__).parent), env=os.environ | {"OMP_NUM_THREADS": "1"})
     client = manager.client()
     client.start_channels()
-    client.wait_for_ready(timeout=120)
+    client.wait_for_ready(timeout=900)
     said, stopped = [], []
 
     def hear(message):
@@ -150,7 +150,7 @@ def test_kill_with_the_stop_button_keeps_the_history_and_goes_on():
 
     def cell(code):
         said.clear()
-        return client.execute_interactive(code, output_hook=hear, timeout=120)["content"]["status"], "".join(said)
+        return client.execute_interactive(code, output_hook=hear, timeout=900)["content"]["status"], "".join(said)
 
     status, text = cell(STOP_A_NOTEBOOK)
     assert status == "ok" and "Stopped after step" in text and "fit(..., resume=run) goes on" in text

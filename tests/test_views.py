@@ -1,5 +1,8 @@
 """Views: every operation against torchvision image by image, and the draws of their parameters."""
 
+import inspect
+import itertools
+
 import checks
 import pytest
 import torch
@@ -319,6 +322,52 @@ def test_views_do_not_depend_on_how_many_are_finished_together(cache, monkeypatc
     wanted = views.finish_views(crops, drawn, config)
     monkeypatch.setattr(views, "CACHE", cache)
     assert all(map(torch.equal, views.finish_views(crops, drawn, config), wanted))
+
+
+EVERY = {  # an operation on images x with a row of the draw d an image
+    "mask_background": lambda x, d: views.mask_background(x, x[:, :1].round(), d["mask"]),
+    "crop_resize": lambda x, d: views.crop_resize(x, d["box"], 24, d["flip"], "bicubic"),
+    "recolour": lambda x, d: views.recolour(x, d["factors"][:, :1, None] * x[:, :, :3, 0], d["sigma"] - 1),
+    "blend": lambda x, d: views.blend(x, d["factors"][:, 0], d["grey"], d["mask"] & ~d["grey"]),
+    "brightness": lambda x, d: views.brightness(x, d["factors"][:, 0]),
+    "contrast": lambda x, d: views.contrast(x, d["factors"][:, 1]),
+    "saturation": lambda x, d: views.saturation(x, d["factors"][:, 2]),
+    "hue": lambda x, d: views.hue(x, d["factors"][:, 3]),
+    "jitter": lambda x, d: views.jitter(x, d["factors"], d["order"]),
+    "greyscale": lambda x, d: views.greyscale(x, d["grey"]),
+    "blur": lambda x, d: views.blur(x, d["sigma"], d["blur"], 5),
+    "solarize": lambda x, d: views.solarize(x, d["solarize"]),
+    "saliency": lambda x, d: views.saliency(x),
+    "photometrics": lambda x, d: views.photometrics(x, d, everything()),
+    "apply_view": lambda x, d: views.apply_view(x, d, 20, everything(), x[:, :1].round()),
+    "normalise": lambda x, d: views.normalise(x, (0.4, 0.5, 0.6), (0.2, 0.3, 0.1)),
+}
+
+
+def partings(n):
+    """Every way to cut n rows into consecutive parts, as lists of sizes."""
+    cuts = itertools.product((False, True), repeat=n - 1)
+    ends = ([i + 1 for i, cut in enumerate(c) if cut] + [n] for c in cuts)
+    return [[b - a for a, b in itertools.pairwise([0, *e])] for e in ends]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", EVERY)
+def test_no_bit_of_an_operation_depends_on_the_images_beside(name, dtype, device):
+    """However a batch is split: so workers, threads and processes may share it out as they like."""
+    draw = views.draw_view(everything(jitter_p=1.0), 0, 6, generator(0, 0, VIEWS), 40, 40)
+    draw = {key: value.to(device, dtype if value.is_floating_point() else None) for key, value in draw.items()}
+    x = pictures(6, 40, 40).to(device, dtype)
+    whole = EVERY[name](x, draw)
+    for sizes in partings(6):
+        rows = [{key: value.split(sizes)[i] for key, value in draw.items()} for i in range(len(sizes))]
+        assert torch.equal(torch.cat(list(map(EVERY[name], x.split(sizes), rows))), whole), sizes
+
+
+def test_every_operation_is_split():
+    functions = inspect.getmembers(views, inspect.isfunction)
+    takes_images = {name for name, f in functions if next(iter(inspect.signature(f).parameters)) in ("x", "images")}
+    assert takes_images - {"make_views", "_ready", "_beside"} == set(EVERY)  # of uint8 images; of types and devices
 
 
 def test_float64_views_are_float64_from_the_start():
