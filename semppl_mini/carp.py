@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from . import world
 from .device import at_least_float, autocast_of
 from .ema import ema_update, gamma_at
-from .memory import in_parts
+from .memory import together
 from .networks import networks
 from .rng import INIT, PARTITION, generator
 from .semppl import Batch, encode
@@ -123,11 +123,10 @@ class CARP(nn.Module):
         return self.online["encoder"]
 
     def _embed(self, views: list[Tensor], networks: nn.ModuleDict) -> Tensor:
-        """z = g(f(x)) of each view, (V, B, D), not normalised."""
-        head = nn.Sequential(networks["encoder"], networks["projector"])
+        """z = g(f(x)), (V, B, D), not normalised; batch statistics span the views, as in the official code."""
         with autocast_of(self.config, views[0].device):
-            z = [in_parts(head, x, self.config.microbatches) for x in views]
-        return at_least_float(torch.stack(z))
+            z = together(networks["encoder"], networks["projector"], views, self.config.microbatches)
+        return at_least_float(z)
 
     def forward(self, views: list[Tensor], batch: Batch, draws: Draws) -> tuple[Tensor, dict]:
         """Views (L + V) x (B, 3, S, S), large first -> the loss, and what the step saw, for the monitor."""

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from . import world
 from .device import at_least_float, autocast_of
 from .ema import ema_update, gamma_at
-from .memory import in_parts
+from .memory import in_parts, together
 from .networks import networks
 from .rng import CLUSTERS, INIT, generator
 from .semppl import Batch, encode
@@ -174,6 +174,12 @@ class IFND(nn.Module):
     def key(self, x: Tensor) -> Tensor:
         return self._embed(x, self.target)
 
+    def query_all(self, views: list[Tensor]) -> Tensor:
+        """Queries that are also keys, (L + V, B, D): batch statistics span the views, as in SimCLR's code."""
+        with autocast_of(self.config, views[0].device):
+            z = together(self.online["encoder"], self.online["projector"], views, self.config.microbatches)
+        return F.normalize(at_least_float(z), dim=2)
+
     def forward(self, views: list[Tensor], batch: Batch, draws: Draws) -> tuple[Tensor, dict]:
         """Views (L + V) x (B, 3, S, S), large first -> the loss, and what the step saw, for the monitor."""
         cfg, L, Q = self.config, self.config.large_views, self.config.key_queue
@@ -183,10 +189,12 @@ class IFND(nn.Module):
 
         # Queries i meet the keys j of their own image's other views.
         pairs = [(i, j) for i in range(len(views)) for j in ((L - 1,) if Q else range(L)) if i != j]
-        q = {i: self.query(views[i]) for i in dict.fromkeys(i for i, _ in pairs)}  # each (B, D)
-        k = q if cfg.keys == "online" and not Q else {}
-        key = self.query if cfg.keys == "online" else self.key
-        k = {j: k[j] if j in k else key(views[j]) for j in dict.fromkeys(j for _, j in pairs)}  # each (B, D)
+        asking, asked = (list(dict.fromkeys(side)) for side in zip(*pairs, strict=True))
+        if cfg.keys == "online":
+            z = self.query_all(views)  # (L + V, B, D)
+            q, k = {i: z[i] for i in asking}, {j: z[j] for j in asked}
+        else:
+            q, k = {i: self.query(views[i]) for i in asking}, {j: self.key(views[j]) for j in asked}  # each (B, D)
 
         # Which candidates are the image itself, and which share its accepted label, on each level.
         candidate_ids = self.queue.ids.clone() if Q else ids  # (N,)

@@ -15,6 +15,7 @@ A recomputation updates no running statistics: the first computation did.
 """
 
 import contextlib
+import itertools
 
 import torch
 from torch import Tensor, nn
@@ -55,3 +56,14 @@ def in_parts(network: nn.Module, x: Tensor, n: int) -> Tensor:
         raise ValueError(f"microbatches = {n} does not part {B} images into equal parts of 2 or more; give a divisor.")
     parts = x.tensor_split(max(1, min(n, B // 2)))
     return torch.cat([world.cut(recomputed(network, part)) for part in parts])
+
+
+def together(encoder: nn.Module, head: nn.Module, views: list[Tensor], n: int) -> Tensor:
+    """head(encoder(x)) of views (B, 3, S, S), those of one size side by side -> (V, B, D), batch statistics joint.
+
+    The encoder takes all views of one size in one batch, the head all views, each in n parts as above: so do the
+    official codes of SimCLR and CARP (DINO's multi-crop wrapper). SemPPL's views pass one by one, as in BYOL's code.
+    """
+    sizes = (torch.cat(list(same)) for _, same in itertools.groupby(views, lambda x: x.shape))
+    features = torch.cat([in_parts(encoder, x, n) for x in sizes])
+    return in_parts(head, features, n).unflatten(0, (len(views), -1))

@@ -275,6 +275,16 @@ def check_memory(device):
         assert all(int(b) == n for name, b in other.named_buffers() if name.endswith("num_batches_tracked"))
 
 
+def joint(networks, views):
+    """Projections of views, (views, B, D): the encoder takes all of one size at once, the projector all, by hand."""
+    features = {}
+    for side in {x.shape[-1] for x in views}:
+        same = [v for v, x in enumerate(views) if x.shape[-1] == side]
+        found = networks["encoder"](torch.cat([views[v] for v in same])).chunk(len(same))
+        features |= dict(zip(same, found, strict=True))
+    return networks["projector"](torch.cat([features[v] for v in range(len(views))])).unflatten(0, (len(views), -1))
+
+
 # ---- queue, votes, positives ---------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from checks import array, differing, hidden_permuted, random, step_inputs, tiny, tiny_data, units, weights
+from checks import array, differing, hidden_permuted, joint, random, step_inputs, tiny, tiny_data, units, weights
 from test_ifnd import by_two, step_of
 from torch.testing import assert_close
 
@@ -160,9 +160,9 @@ def test_carp_one_block_is_the_loss_without_partition_whatever_the_order(device)
 # ---- whole steps ----------------------------------------------------------------------------------
 
 
-def forward_loop(networks, x):
-    """Logits of one view as NumPy: projections of the network on unit prototypes."""
-    z = array(networks["projector"](networks["encoder"](x)))
+def forward_loop(networks, views):
+    """Logits of views as NumPy, (views, B, K): projections of the network on unit prototypes."""
+    z = array(joint(networks, views))
     rows = array(networks["prototypes"].weight)
     return z @ (rows / np.linalg.norm(rows, axis=1, keepdims=True)).T
 
@@ -184,7 +184,7 @@ def check_step(device):
         method = moved(CARP(config, 3).to(device))
         x, batch, draws = inputs(config, step, device)
         twin, blocks = copy.deepcopy(method), draws.blocks.tolist()
-        s, t = [forward_loop(twin.online, v) for v in x], [forward_loop(twin.target, v) for v in x[:2]]
+        s, t = forward_loop(twin.online, x), forward_loop(twin.target, x[:2])
         p, q = (np.array([[softmax_loop(row, blocks) for row in view] for view in logits]) for logits in (s, t))
         loss, seen = method(x, batch, draws)
         terms = {name: float(value.detach()) for name, value in seen["terms"].items()}

@@ -9,7 +9,19 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
-from checks import array, differing, hidden_permuted, log_softmax, random, step_inputs, tiny, tiny_data, units, weights
+from checks import (
+    array,
+    differing,
+    hidden_permuted,
+    joint,
+    log_softmax,
+    random,
+    step_inputs,
+    tiny,
+    tiny_data,
+    units,
+    weights,
+)
 from torch.testing import assert_close
 
 from semppl_mini import checkpoint, fit, ifnd, load_run, monitor, world
@@ -272,10 +284,10 @@ def step_loop(config, q, k, queue, ids, pseudo):
     return np.mean(losses)
 
 
-def embedded(networks, x):
-    """Unit embeddings of one view as NumPy."""
-    z = array(networks["projector"](networks["encoder"](x)))
-    return z / np.linalg.norm(z, axis=1, keepdims=True)
+def embedded(networks, views, together):
+    """Unit embeddings of views as NumPy, (views, B, D): batch statistics of each view alone, or joint."""
+    z = array(joint(networks, views)) if together else np.stack([array(joint(networks, [x]))[0] for x in views])
+    return z / np.linalg.norm(z, axis=2, keepdims=True)
 
 
 def moved(method):
@@ -297,8 +309,8 @@ def check_step(device, **changes):
             labelled(method, r, seed=step)
             x, batch = inputs(config, step, device)
             twin = copy.deepcopy(method)
-            q = [embedded(twin.online, v) for v in x]
-            k = [embedded(twin.target if config.keys == "target" else twin.online, v) for v in x[:2]]
+            q = embedded(twin.online, x, config.keys == "online")
+            k = embedded(twin.target, x[:2], False) if config.keys == "target" else q[:2]
             ids = array(batch.ids)
             wanted = step_loop(config, q, k, queue, ids, method.pseudo)
             loss, seen = method(x, batch, Draws())
@@ -351,7 +363,7 @@ def test_ifnd_without_acceptance_is_simclr(device):
     batch = batch._replace(ids=torch.arange(16, device=device))
     loss, _ = method(x, batch, Draws())
     loss.backward()
-    a, b = twin.query(x[0]), twin.query(x[1])
+    a, b = F.normalize(joint(twin.online, x), dim=2)  # its code has both views in one batch
     rows = torch.arange(16, device=device)
     wanted = (F.cross_entropy(a @ b.T / config.tau, rows) + F.cross_entropy(b @ a.T / config.tau, rows)) / 2
     wanted.backward()

@@ -706,6 +706,12 @@ def the_embedding_is_normalised(right):
     return lambda self, views, networks: F.normalize(right(self, views, networks), dim=2)
 
 
+@planted(test_carp.check_step, carp, "together")
+@planted(test_ifnd.check_batch_step, ifnd, "together")
+def batch_statistics_are_of_each_view_alone(right):
+    return lambda encoder, head, views, n: torch.cat([right(encoder, head, [x], n) for x in views])
+
+
 # ---- the proof
 
 
