@@ -13,7 +13,8 @@ Q_u, (N_P, N_B) a row. One partition a step, the same for student and teacher, a
 
 L_c is no cross-entropy: it is small only if both are the same one-hot. The vector g(f(x)) is not normalised, and there
 is no temperature. As in the official code, the teacher moves before the optimizer's step, its batch norms keep their
-own statistics, and each view, of either network, counts alike in p. The prototypes' product is float32 at least [ours].
+own statistics, each view, of either network, counts alike in p, and the *teacher* is read out and kept. The prototypes'
+product is float32 at least [ours].
 Shapes: V views (large first), U large ones, B batch, D embedding width, K prototypes.
 """
 
@@ -107,6 +108,8 @@ def projector(inner: int, hidden: int, outer: int) -> nn.Sequential:
 class CARP(nn.Module):
     """Student and teacher, each with its prototypes, and one step of learning."""
 
+    reads = "target.encoder."  # what is read out, and what a classifier starts from
+
     def __init__(self, config, num_classes: int):
         super().__init__()
         self.config, self.num_classes = config, num_classes
@@ -120,7 +123,7 @@ class CARP(nn.Module):
 
     @property
     def encoder(self) -> nn.Module:
-        return self.online["encoder"]
+        return self.target["encoder"]
 
     def _embed(self, views: list[Tensor], networks: nn.ModuleDict) -> Tensor:
         """z = g(f(x)), (V, B, D), not normalised; batch statistics span the views, as in the official code."""

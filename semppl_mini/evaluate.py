@@ -84,7 +84,8 @@ def fine_tune(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(seed, 0, EVALUATION).initial_seed())
         head = nn.Linear(encoder.dim, len(data.classes))
-    model = nn.Sequential(copy.deepcopy(encoder).float(), head).to(device, memory_format=torch.channels_last).train()
+    model = nn.Sequential(copy.deepcopy(encoder).float(), head).to(device, memory_format=torch.channels_last)
+    model.requires_grad_(True).train()  # a teacher's encoder had no gradient
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
     for step in range(steps):
         rng = generator(seed, step + 1, EVALUATION)

@@ -237,7 +237,13 @@ def start_from(path, method: nn.Module) -> str:
     Returns a digest of these weights. ValueError if they do not fit.
     """
     path, state = read_state(path)
-    networks = fitting(path, state, method, getattr(method, "starts", NETWORKS))
+    starts = getattr(method, "starts", NETWORKS)
+    if starts is not NETWORKS:  # the encoder that the other run would be read out by
+        source = methods.MODULES.get(state["config"].get("method"))
+        reads = getattr(getattr(source, "CARP", None), "reads", starts)
+        named = ((name, tensor) for name, tensor in state["method"].items() if name.startswith(reads))
+        state = {**state, "method": {starts + name.removeprefix(reads): tensor for name, tensor in named}}
+    networks = fitting(path, state, method, starts)
     method.load_state_dict(networks, strict=False)
     return checkpoint.digest(networks.values())
 

@@ -14,8 +14,9 @@ from torch.testing import assert_close
 
 from semppl_mini import carp, fit, load_run, monitor
 from semppl_mini.carp import CARP, Draws
+from semppl_mini.evaluate import fine_tune
 from semppl_mini.lars import LARS, param_groups
-from semppl_mini.semppl import Batch
+from semppl_mini.semppl import Batch, encode
 
 EPS = float(np.finfo(np.float32).eps)
 
@@ -324,6 +325,22 @@ def test_carp_resumes_to_the_bit(tmp_path):
         (tmp_path / "part" / path.name).write_bytes(path.read_bytes())
     assert not differing(weights(whole), weights(fit(config, tiny_data(), tmp_path / "part", progress=False)))
     assert not differing(weights(whole), weights(load_run(tmp_path / "whole")))
+
+
+def test_carp_is_read_out_from_the_teacher(tmp_path):
+    """`encode`, encoder.pt, and what a classifier starts from; fine-tuning moves its weights, too."""
+    config, data = config_of(labels=20), tiny_data()
+    run = fit(config, data, tmp_path, progress=False)
+    teacher, images = run.method.target["encoder"], data.test.images
+    assert run.method.encoder is teacher
+    assert differing(teacher.state_dict(), run.method.online["encoder"].state_dict())
+    assert not differing(torch.load(tmp_path / "encoder.pt", weights_only=True), teacher.state_dict())
+    assert torch.equal(run.method.encode(images), encode(teacher, images, config))
+    linear = config.replace(method="linear", large_views=1, small_views=0)
+    probe = fit(linear, data, weights=tmp_path, progress=False).method
+    assert not differing(probe.encoder.state_dict(), teacher.state_dict())
+    tuned = fine_tune(teacher, config, data, 2, lr=0.05)[0]
+    assert not set(dict(teacher.named_parameters())) - set(differing(teacher.state_dict(), tuned.state_dict()))
 
 
 # ---- two processes --------------------------------------------------------------------------------
