@@ -17,7 +17,7 @@ import semppl_mini as s
 from semppl_mini import checkpoint, methods, world
 from semppl_mini.command import Parser, override
 from semppl_mini.device import device_of, uses_bf16
-from semppl_mini.evaluate import classifier_accuracy
+from semppl_mini.evaluate import classifier_accuracy, labelled_images, tuning
 from semppl_mini.runs import keep_encoders, runs_dir
 
 RESULTS = Path(__file__).resolve().parents[1] / "notebooks" / "results"
@@ -51,9 +51,8 @@ def arguments(doc: str):
     args = parser.parse_intermixed_args()  # field=value may stand anywhere
     for name, least in (("supervised", 1), ("save_every", 1), ("steps", 1), ("workers", 0), ("tune", 0)):
         parser.whole("--" + name.replace("_", "-"), getattr(args, name), least)
-    if args.supervised and (args.weights or args.save_every or args.steps or world.size() > 1):
-        parser.error("--supervised trains from scratch, in one process, and keeps no checkpoint; leave out --weights, "
-                     "--save-every and --steps")  # fmt: skip
+    if args.supervised and args.weights:
+        parser.error("--supervised trains from scratch; leave out --weights")
     if not re.fullmatch(r"[\w.-]{1,100}", args.name) or args.name.startswith("."):
         parser.error(f"--name {args.name!r} cannot name a folder; use up to 100 letters, digits, _ . and -")
     return args
@@ -74,36 +73,35 @@ def main(doc: str, launcher: str) -> None:
     args, start = arguments(doc), time.time()
     config = s.presets.named(args.preset).replace(**dict(override(text) for text in args.changes))
     config, data = load(args, config)
-    asked = [args.split] if config.method in methods.CLASSIFIERS else ["val", args.split]
-    if args.steps is None and (empty := [split for split in asked if not len(getattr(data, split))]):
-        raise ValueError(f"There are no {empty[0]} images to read out on; add them, or give --steps to train alone.")
+    if args.supervised:
+        config = tuning(config, len(labelled_images(data)), args.supervised, 0.1, mask_p=0.0)
+    if args.steps is None and not len(getattr(data, args.split)):
+        raise ValueError(f"There are no {args.split} images to read out on; add them, or give --steps to train alone.")
     out = args.out or (RESULTS if config.method == "semppl" else RESULTS / "relatives")
     checkpoint.make_folder(out)  # these before hours of training, not after
     result = {"name": args.name, "data": data.provenance, "hardware": hardware(config), "config": config.to_dict()}
     result["command"] = shlex.join(["python", launcher, *sys.argv[1:]])
-    if args.supervised is not None:
-        model = s.supervised(config, data, args.supervised, history=result.setdefault("history", []))
-        accuracy = {split: classifier_accuracy(model, getattr(data, split), config) for split in ("val", args.split)}
-        result["train_seconds"] = time.time() - start
-        result["results"] = {"supervised": accuracy[args.split], "val": accuracy["val"]}
+    folder = runs_dir() / args.name
+    callbacks = [] if args.supervised else [keep_encoders(max(1, config.epochs // 4))]
+    callbacks += [tensorboard(folder)] if args.tensorboard else []
+    more = {"save_every": args.save_every, "weights": args.weights, "steps": args.steps, "workers": args.workers}
+    run, first = s.fit(config, data, folder, callbacks, **more), world.rank() == 0
+    if not run.finished:
+        return
+    world.stop()  # the first process reads out, alone
+    if not first:
+        return
+    result |= {"train_seconds": sum(r["seconds"] for r in run.history), "history": run.history}
+    if config.method in methods.CLASSIFIERS:
+        names = {"supervised" if args.supervised else config.method: args.split, "val": "val"}
+        result["results"] = {name: classifier_accuracy(run.method.model, getattr(data, split), config)
+                             for name, split in names.items() if len(getattr(data, split))}  # fmt: skip
     else:
-        folder = runs_dir() / args.name
-        callbacks = [keep_encoders(max(1, config.epochs // 4)), *([tensorboard(folder)] if args.tensorboard else [])]
-        more = {"save_every": args.save_every, "weights": args.weights, "steps": args.steps, "workers": args.workers}
-        run = s.fit(config, data, folder, callbacks, **more)
-        if world.rank() or not run.finished:  # the first process reads out, once there is something to read
-            return
-        result |= {"train_seconds": sum(r["seconds"] for r in run.history), "history": run.history}
-        if config.method in methods.CLASSIFIERS:
-            splits = ("val", args.split) if len(data.val) else (args.split,)
-            right = {split: classifier_accuracy(run.method.model, getattr(data, split), config) for split in splits}
-            result["results"] = {config.method: right.pop(args.split), **right}
-        else:
-            result["results"] = s.evaluate(run.method.encoder, config, data, args.split, args.tune, args.all_labels)
-            if args.measures:
-                from semppl_mini.measures import measure  # its imports take seconds
+        result["results"] = s.evaluate(run.method.encoder, config, data, args.split, args.tune, args.all_labels)
+        if args.measures:
+            from semppl_mini.measures import measure  # its imports take seconds
 
-                result["measures"] = measure(run.method.encoder, config, data, args.split)
+            result["measures"] = measure(run.method.encoder, config, data, args.split)
     result["wall_seconds"] = time.time() - start
     checkpoint.write_json(out / f"{args.name}.json", result)
     print(json.dumps(result["results"], indent=1))

@@ -45,6 +45,10 @@ class ImageSet:
         masks = None if self.masks is None else self.masks[index]
         return ImageSet(self.images[index], self.labels[index], self.ids[index], self.truth[index], masks)
 
+    def whole(self, index: Tensor, size: int) -> Tensor:
+        """Evaluation's view of the images at `index` (b,): uint8 (b, 3, H, W), all of each; `size` is for files."""
+        return self.images[index]
+
     def digest(self) -> str:
         """sha256 of all that learning sees of these images (truth is not)."""
         return digest([self.images, self.labels, self.ids, *([] if self.masks is None else [self.masks])])

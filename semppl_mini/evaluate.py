@@ -1,25 +1,26 @@
 """What the learned features are worth: weighted k-NN, linear probe, fine-tuning, and the baselines beside them.
 
-Protocol: features f(x) of whole images, encoder frozen and in evaluation mode. Choices (the probe's regularisation,
-linear or fine-tuned) are made on the held-out validation images; the test images are read once, at the end.
+Protocol: features f(x) of whole images, encoder frozen and in evaluation mode. A read-out learns from the labelled
+training images alone, and its one choice, the probe's regularisation, is made within them: who has 500 labels has no
+validation set. Validation images are for whoever compares settings; the test images are read once, at the end.
 """
 
-import copy
-import math
 import warnings
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .data import Data, ImageSet
-from .device import autocast_of, device_of
+from .device import device_of
 from .networks import networks
 from .positives import draw_positives
 from .pseudo_labels import neighbours
 from .rng import EVALUATION, INIT, generator
 from .semppl import encode
-from .views import apply_view, draw_view, finish_views, make_views, normalise
+from .train import fit
+from .views import apply_view, draw_view, normalise
 
 
 @torch.no_grad()
@@ -42,79 +43,76 @@ def knn_accuracy(
     return right / len(queries)
 
 
+GRID = (0.001, 0.01, 0.1, 1.0)  # C of the linear probe
+
+
 def linear_probe(
-    features: Tensor, labels: Tensor, test_features: Tensor, test_labels: Tensor, validation=None,
-    grid=(0.001, 0.01, 0.1, 1.0),
+    features: Tensor, labels: Tensor, test_features: Tensor, test_labels: Tensor, grid: tuple = GRID
 ) -> float:
-    """Top-1 accuracy of logistic regression on standardised frozen features (n, dim).
+    """Top-1 accuracy of logistic regression on standardised frozen features (n, dim); C as in `fit_probe`."""
+    return float(fit_probe(features, labels, grid).score(test_features, test_labels))
 
-    C is the one of `grid` that is best on validation = (features, labels), or the middle of the grid without it.
+
+def fit_probe(features: Tensor, labels: Tensor, grid: tuple = GRID, most: int = 5000):
+    """The scikit-learn pipeline behind `linear_probe`, fitted: standardisation, then logistic regression.
+
+    C is the one of `grid` that is best in cross-validation within these images (of at most `most`, evenly spread): five
+    folds, or as many as the rarest class has images; the middle of the grid if that is one. Of equals the smaller C.
     """
-    grid = grid if validation is not None else grid[len(grid) // 2 :][:1]
-    return float(fit_probe(features, labels, validation, grid).score(test_features, test_labels))
-
-
-def fit_probe(features: Tensor, labels: Tensor, validation, grid):
-    """The scikit-learn pipeline behind `linear_probe`, fitted: standardisation, then logistic regression."""
     from sklearn.linear_model import LogisticRegression  # here, as it takes a third of the package's time to import
+    from sklearn.model_selection import StratifiedKFold, cross_val_score
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     def probe(C: float):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # "not converged" after 200 iterations is what we ask for
-            return make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=200)).fit(features, labels)
+        return make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=200))
 
-    return max((probe(C) for C in grid), key=lambda p: p.score(*validation) if len(grid) > 1 else 0)
+    features, labels = features.numpy(), labels.numpy()
+    step = -(-len(labels) // most)
+    x, y = features[::step], labels[::step]
+    folds = min(5, int(np.unique(y, return_counts=True)[1].min()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "not converged" after 200 iterations is what we ask for
+        if folds < 2 or len(grid) == 1:
+            return probe(grid[len(grid) // 2]).fit(features, labels)
+        cv = StratifiedKFold(folds, shuffle=True, random_state=0)
+        right = {C: cross_val_score(probe(C), x, y, cv=cv).mean() for C in sorted(grid)}
+        return probe(max(right, key=right.get)).fit(features, labels)
 
 
-def fine_tune(
-    encoder: nn.Module, config, data: Data, steps: int, lr: float, seed=0, batch=128, history=None
-) -> nn.Sequential:
-    """A copy of the encoder with a linear layer, all weights trained by cross-entropy on the labelled images only.
+CROPS = {"jitter_p": 0.0, "grey_p": 0.0, "blur_p": (0.0,), "solarize_p": (0.0,), "mask_p": 0.0}
 
-    Nesterov SGD, cosine from `lr`, weight decay 5e-4, the large view's augmentation as in pre-training (unspecified
-    in the paper beyond "all weights"; our choices). Returns encoder + classifier, (B, 3, H, W) -> (B, C), in evaluation
-    mode. `history`, a list, gets a record every 100 steps.
+
+def tuning(config, images: int, steps: int, lr: float, **changes):
+    """The config by which `fit` trains a classifier on so many labelled images, in at least so many steps.
+
+    Batches of 128 (or all images), Nesterov SGD, cosine from `lr` without warm-up, decay 5e-4 [ours]. changes: of the
+    view, which is as in pre-training else.
     """
-    device, labelled = device_of(config), labelled_images(data)
     if steps < 1:
         raise ValueError(f"steps = {steps} trains nothing; give 1 or more.")
-    config = config.replace(mask_p=0.0)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(seed, 0, EVALUATION).initial_seed())
-        head = nn.Linear(encoder.dim, len(data.classes))
-    model = nn.Sequential(copy.deepcopy(encoder).float(), head).to(device, memory_format=torch.channels_last)
-    model.requires_grad_(True).train()  # a teacher's encoder had no gradient
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
-    for step in range(steps):
-        rng = generator(seed, step + 1, EVALUATION)
-        index = torch.randint(len(labelled), (batch,), generator=rng)
-        view = _view(labelled, index, config, rng, device)
-        with autocast_of(config, device):
-            loss = F.cross_entropy(model(view.float()).float(), labelled.labels[index].to(device))
-        for group in optimizer.param_groups:
-            group["lr"] = lr * (1 + math.cos(math.pi * step / steps)) / 2
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        if history is not None and (step + 1) % 100 == 0:
-            history.append({"step": step + 1, "loss": float(loss.detach()), "lr": optimizer.param_groups[0]["lr"]})
-    return model.eval()
+    B = min(128, images)
+    fields = {"method": "finetune", "labels": None, "labelled_share": None, "large_views": 1, "small_views": 0}
+    fields |= {"batch_size": B, "epochs": -(-steps // (images // B)), "warmup_epochs": 0, "microbatches": 1}
+    fields |= {"optimizer": "sgd", "momentum": 0.9, "lr": lr * 256 / B, "weight_decay": 5e-4, "oracle": False}
+    return config.replace(**{**fields, **changes})
 
 
-def _view(images: ImageSet, index: Tensor, config, rng: torch.Generator, device) -> Tensor:
-    """A large view of the images `index` (B,), whether in memory or files: (B, 3, S, S)."""
-    if hasattr(images, "crops"):
-        draws = [draw_view(config, 0, len(index), rng)]
-        return finish_views([crop.to(device) for crop in images.crops(index, draws, config)], draws, config)[0]
-    images = images.images[index]
-    return make_views(images.to(device), [draw_view(config, 0, len(index), rng, *images.shape[2:])], config)[0]
+def fine_tune(encoder: nn.Module, config, data: Data, steps: int, lr: float = 0.05) -> nn.Sequential:
+    """A copy of the encoder with a linear layer, all weights trained on the labelled images only: `fit`'s "finetune".
+
+    Views are crops and flips alone [BYOL, whose protocol the paper follows]; the rest is `tuning`. Returns encoder +
+    classifier, (B, 3, H, W) -> (B, C), in evaluation mode.
+    """
+    config = tuning(config, len(labelled_images(data)), steps, lr, **CROPS)
+    return fit(config, data, weights=encoder, progress=False).method.model.eval()
 
 
-def pixels(images: ImageSet):
-    """What `encode` takes of a set: its images in memory, or itself if they are files."""
-    return images if hasattr(images, "whole") else images.images
+def supervised(config, data: Data, steps: int, lr: float = 0.1) -> nn.Sequential:
+    """The supervised-only baseline: the same network trained from scratch on the labelled images, with pre-training's
+    photometrics, which help it, and without masks."""
+    config = tuning(config, len(labelled_images(data)), steps, lr, mask_p=0.0)
+    return fit(config, data, progress=False).method.model.eval()
 
 
 def labelled_images(data: Data) -> ImageSet:
@@ -126,18 +124,13 @@ def labelled_images(data: Data) -> ImageSet:
 
 
 def classifier_accuracy(model: nn.Sequential, images: ImageSet, config) -> float:
-    """Top-1 accuracy of `fine_tune`'s model on whole images."""
-    return float((encode(model, pixels(images), config).argmax(1) == images.truth).float().mean())
+    """Top-1 accuracy of a classifier on whole images."""
+    return float((encode(model, images, config).argmax(1) == images.truth).float().mean())
 
 
 def untrained_encoder(config) -> nn.Module:
     """The encoder a run of this config starts from."""
     return networks(config, generator(config.seed, 0, INIT))["encoder"].to(device_of(config))
-
-
-def supervised(config, data: Data, steps: int, lr: float = 0.1, history=None) -> nn.Sequential:
-    """The supervised-only baseline: the same network trained by `fine_tune` from scratch."""
-    return fine_tune(untrained_encoder(config), config, data, steps, lr, config.seed, history=history)
 
 
 def raw_pixel_accuracy(data: Data, split: str = "test", k: int = 1) -> float:
@@ -151,37 +144,27 @@ def raw_pixel_accuracy(data: Data, split: str = "test", k: int = 1) -> float:
 def evaluate(encoder: nn.Module, config, data: Data, split="test", tune_steps: int = 0, all_labels=False) -> dict:
     """Read-outs of a frozen encoder on a split, as shares: {"knn20", "knn200", "linear", ...}.
 
-    knn20, knn200: bank = the labelled images (only if there are that many). linear: the labelled images.
-    fine_tuned: `tune_steps` steps at the better of two rates. With all_labels, knn20_all, knn200_all and linear_all
-    use the true class of every training image: a yardstick for the features, not a few-label result.
-    `few_label` is linear or fine_tuned, whichever is better on the validation images; none of those: ValueError.
+    knn20, knn200: bank = the labelled images (only if there are that many). linear, and few_label, its other name: the
+    labelled images. fine_tuned: all weights, for `tune_steps` steps. With all_labels, knn20_all, knn200_all and
+    linear_all use the true class of every training image: a yardstick for the features, not a few-label result.
     """
-    if not len(data.val):
-        raise ValueError("There are no validation images to choose on; give load_data val=1 or more.")
     if split not in ("train", "val", "test"):
         raise ValueError(f"split = {split!r} is unknown; give train, val or test.")
     bank, asked = labelled_images(data), getattr(data, split)
     if not len(asked):
         raise ValueError(f"There are no {split} images to evaluate on; give another split, or add them to the data.")
-    x, val, q = (encode(encoder, pixels(s), config) for s in (bank, data.val, asked))
-    held, result = (val, data.val.truth), {"split": split, "bank": len(bank)}
+    (x, q), result = (encode(encoder, s, config) for s in (bank, asked)), {"split": split, "bank": len(bank)}
     for k in (20, 200):
         if k <= len(bank):
             result[f"knn{k}"] = knn_accuracy(x, bank.labels, q, asked.truth, k)
-    probe = fit_probe(x, bank.labels, held, (0.001, 0.01, 0.1, 1.0))
-    result["linear"] = result["few_label"] = float(probe.score(q, asked.truth))
+    result["linear"] = result["few_label"] = linear_probe(x, bank.labels, q, asked.truth)
     if tune_steps:
-        models = [fine_tune(encoder, config, data, tune_steps, lr, config.seed) for lr in (0.01, 0.05)]
-        best = max(models, key=lambda m: classifier_accuracy(m, data.val, config))
-        result["fine_tuned"] = classifier_accuracy(best, asked, config)
-        on_val = {"linear": probe.score(*held), "fine_tuned": classifier_accuracy(best, data.val, config)}
-        result["chosen"] = max(on_val, key=on_val.get)
-        result["few_label"] = result[result["chosen"]]
+        result["fine_tuned"] = classifier_accuracy(fine_tune(encoder, config, data, tune_steps), asked, config)
     if all_labels:
-        every = encode(encoder, pixels(data.train), config)
+        every = encode(encoder, data.train, config)
         for k in (k for k in (20, 200) if k <= len(every)):
             result[f"knn{k}_all"] = knn_accuracy(every, data.train.truth, q, asked.truth, k)
-        result["linear_all"] = linear_probe(every, data.train.truth, q, asked.truth, held, grid=(0.01, 0.1))
+        result["linear_all"] = linear_probe(every, data.train.truth, q, asked.truth)
     return result
 
 

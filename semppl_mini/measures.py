@@ -180,8 +180,8 @@ def robustness(encoder: nn.Module, config, probe, images: Tensor, truth: Tensor)
 def measure(encoder: nn.Module, config, data: Data, split: str = "test", shots=(1, 5, 20), n: int = 2000) -> dict:
     """All of the above on a split: clustering and retrieval of its images, copies and robustness of about n of them."""
     bank, asked = labelled_images(data), getattr(data, split)
-    x, val, q = (encode(encoder, s.images, config) for s in (bank, data.val, asked))
-    probe = fit_probe(x, bank.labels, (val, data.val.truth), (0.001, 0.01, 0.1, 1.0))
+    x, q = (encode(encoder, s, config) for s in (bank, asked))
+    probe = fit_probe(x, bank.labels)
     least, result = int(bank.labels.bincount().min()), {"split": split, "bank": len(bank)}
     result["clustering"] = clustering(q, asked.truth, len(data.classes))
     result["few_shot"] = {k: few_shot(x, bank.labels, q, asked.truth, k) for k in shots if k <= least}

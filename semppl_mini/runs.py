@@ -232,10 +232,17 @@ def load_run(path) -> Run:
 
 def start_from(path, method: nn.Module) -> str:
     """Give a new method the online and target networks of another run; its queues stay behind. A classifier takes the
-    encoder alone.
+    encoder alone, and an encoder itself may stand for the run.
 
     Returns a digest of these weights. ValueError if they do not fit.
     """
+    if isinstance(path, nn.Module):
+        networks = {}
+        for part in [part for part in ("online", "target") if "encoder" in getattr(method, part)]:
+            theirs = {f"{part}.encoder.{name}": tensor for name, tensor in path.state_dict().items()}
+            networks |= fitting("The encoder", {"method": theirs}, method, f"{part}.encoder.")
+        method.load_state_dict(networks, strict=False)
+        return checkpoint.digest(networks.values())
     path, state = read_state(path)
     starts = getattr(method, "starts", NETWORKS)
     if starts is not NETWORKS:  # the encoder that the other run would be read out by

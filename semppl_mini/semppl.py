@@ -144,13 +144,13 @@ class SemPPL(nn.Module):
 def encode(encoder: nn.Module, images, config, batch: int = 500) -> Tensor:
     """Features (n, dim) of whole, un-augmented images, batch norm frozen, in float32 on the CPU.
 
-    images: uint8 or float in [0, 1], (n, 3, H, W), or files, of which the centre is taken, config.large_size a side.
+    images: uint8 or float in [0, 1], (n, 3, H, W), or a set; of files the centre is taken, config.large_size a side.
     """
     was, parameter = encoder.training, next(encoder.parameters())
     encoder.eval()
     features = []
     for rows in torch.arange(len(images)).split(batch):
-        part = images.whole(rows, config.large_size) if hasattr(images, "whole") else images[rows]
+        part = images[rows] if isinstance(images, Tensor) else images.whole(rows, config.large_size)
         x = part.to(parameter.device, torch.float32) / (255 if part.dtype == torch.uint8 else 1)
         features.append(encoder(normalise(x, config.mean, config.std).to(parameter.dtype)).float().cpu())
     encoder.train(was)

@@ -20,7 +20,6 @@ from . import checkpoint, methods, monitor, world
 from .config import Config
 from .data import Data, ImageSet, label_count
 from .device import device_of
-from .evaluate import pixels
 from .interrupt import Listen, deaf, stop
 from .lars import LARS, param_groups
 from .networks import compiled
@@ -212,7 +211,7 @@ class Trainer:
         n = len(self.train)
         rows = torch.arange(-(-n // world.size()) * world.size()) % n  # the last part begins again from the front
         part = self.train.take(rows[world.rows(len(rows))])
-        return world.gather(self.method.embed(pixels(part)).to(self.device))[:n].cpu(), self.train.ids
+        return world.gather(self.method.embed(part).to(self.device))[:n].cpu(), self.train.ids
 
     def _learn(self, loss: Tensor, terms: dict, lr: float, progress: float) -> None:
         """Gradients of the global batch, a step of the optimizer, a move of the target; nothing if not finite."""
@@ -275,9 +274,10 @@ def fit(
     folder: where to keep log.jsonl (a line a step and a line an epoch), the `keep_last` newest checkpoints (one after
     every epoch, and every `save_every` steps) and, at the end, encoder.pt, the bare encoder's state_dict; None keeps
     nothing. A folder with a checkpoint is resumed. resume: go on with a run without a folder that was stopped.
-    weights: start from the networks of the run in this folder or checkpoint file, with all else new. callbacks:
-    functions of (run, record), called after every epoch, 0 (untrained) included. workers: processes that prepare
-    images ahead. steps: go on to this step of the run and no further now; schedules are those of the whole run.
+    weights: start from the networks of the run in this folder or checkpoint file, or from this encoder, with all else
+    new. callbacks: functions of (run, record), called after every epoch, 0 (untrained) included. workers: processes
+    that prepare images ahead. steps: go on to this step of the run and no further now; schedules are those of the whole
+    run.
 
     Started by torchrun, after `world.start()`, the processes share every batch, and process 0 alone logs, saves and
     calls back: the run is the same run, and another number of processes can go on with it.

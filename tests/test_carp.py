@@ -339,7 +339,7 @@ def test_carp_is_read_out_from_the_teacher(tmp_path):
     linear = config.replace(method="linear", large_views=1, small_views=0)
     probe = fit(linear, data, weights=tmp_path, progress=False).method
     assert not differing(probe.encoder.state_dict(), teacher.state_dict())
-    tuned = fine_tune(teacher, config, data, 2, lr=0.05)[0]
+    tuned = fine_tune(teacher, config, data, 2)[0]
     assert not set(dict(teacher.named_parameters())) - set(differing(teacher.state_dict(), tuned.state_dict()))
 
 

@@ -1,19 +1,27 @@
 """Read-outs of frozen features, against scikit-learn, and who may look at which label."""
 
+import dataclasses
+import importlib
+
 import checks
 import numpy as np
 import pytest
 import torch
 from checks import random, tiny, tiny_data, units, with_train
+from sklearn import model_selection
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch.testing import assert_close
 
+from semppl_mini import fit
 from semppl_mini.evaluate import (
     classifier_accuracy,
     evaluate,
     fine_tune,
+    fit_probe,
     inspect,
     knn_accuracy,
     linear_probe,
@@ -22,6 +30,8 @@ from semppl_mini.evaluate import (
     untrained_encoder,
 )
 from semppl_mini.semppl import SemPPL, encode
+
+evaluation = importlib.import_module("semppl_mini.evaluate")
 
 
 def blobs(n, seed, spread=1.0, dim=6):
@@ -66,16 +76,31 @@ def test_linear_probe_separates_what_is_separable():
     assert linear_probe(x, y, q, (c + 1) % 3) == 0
 
 
-def test_linear_probe_is_logistic_regression_chosen_on_validation():
-    train, held, test = blobs(40, 0, 1.5), blobs(150, 10, 1.5), blobs(300, 20, 1.5)
-    scale = StandardScaler().fit(train[0])
-    probes = [LogisticRegression(C=C).fit(scale.transform(train[0]), train[1]) for C in (1e-4, 0.1, 10.0)]
-    held_scores = [p.score(scale.transform(held[0]), held[1]) for p in probes]
-    test_scores = [p.score(scale.transform(test[0]), test[1]) for p in probes]
-    best = int(np.argmax(held_scores))
-    assert len(set(test_scores)) == 3  # the choice matters
-    assert linear_probe(*train, *test, held, grid=(1e-4, 0.1, 10.0)) == pytest.approx(test_scores[best])
-    assert linear_probe(*train, *test, grid=(1e-4, 0.1, 10.0)) == pytest.approx(test_scores[1])
+@pytest.mark.parametrize("images, most", [(60, 5000), (400, 100)])
+def test_linear_probe_is_logistic_regression_chosen_within_the_labelled_images(images, most):
+    """Five folds of equal classes, by hand; of more than `most` images the folds see every so many-th."""
+    (x, y), test = blobs(images, 0, 2.5), blobs(300, 20, 2.5)
+    make = lambda C: make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=200))  # noqa: E731
+    some, grid, right = slice(None, None, -(-images // most)), (1e-4, 0.1, 10.0), []
+    for C in grid:
+        folds = StratifiedKFold(5, shuffle=True, random_state=0).split(x[some], y[some])
+        scores = [make(C).fit(x[some][a], y[some][a]).score(x[some][b], y[some][b]) for a, b in folds]
+        right.append(np.mean(scores))
+    scores = [make(C).fit(x, y).score(*test) for C in grid]
+    assert len(set(right)) == len(set(scores)) == 3  # the choice matters
+    assert fit_probe(x, y, grid[::-1], most).score(*test) == pytest.approx(scores[int(np.argmax(right))])
+    assert linear_probe(x, y, *test, grid=grid) == fit_probe(x, y, grid).score(*test)
+
+
+@pytest.mark.parametrize("a_class, folds", [(1, 0), (2, 2), (4, 4), (9, 5)])
+def test_linear_probe_of_few_images_a_class_has_as_many_folds(a_class, folds, monkeypatch):
+    seen = []
+    whole = model_selection.StratifiedKFold
+    monkeypatch.setattr(model_selection, "StratifiedKFold", lambda n, **more: seen.append(n) or whole(n, **more))
+    x, y = units(3 * a_class, 5), torch.arange(3 * a_class) % 3
+    probe = fit_probe(x, y)
+    assert seen == [folds] * bool(folds) and probe[1].C in evaluation.GRID
+    assert folds or probe[1].C == 0.1
 
 
 # ---- baselines
@@ -92,7 +117,7 @@ def test_raw_pixels_equal_scikit_learn(split):
 
 def tuned(data, steps=3, config=None):
     config = config or tiny()
-    return fine_tune(untrained_encoder(config), config, data, steps, lr=0.05, batch=16)
+    return fine_tune(untrained_encoder(config), config, data, steps)
 
 
 def test_fine_tuning_sees_labelled_images_only():
@@ -111,16 +136,33 @@ def test_fine_tuning_moves_a_copy_of_all_weights(device):
     config = tiny(device=str(device))
     encoder = untrained_encoder(config)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    model = fine_tune(encoder, config, tiny_data(), 3, lr=0.05, batch=16)
+    model = fine_tune(encoder, config, tiny_data(), 3)
     assert not checks.differing(before, encoder.state_dict())
     assert not any(torch.equal(p, before[name]) for name, p in model[0].named_parameters())
     assert not model.training and model[1].out_features == 10
 
 
+def test_fine_tuning_is_one_of_fit_with_crops_and_flips_alone(monkeypatch):
+    """Its config is fixed in advance; no photometric, mask or blur of the pre-training reaches it; whole epochs."""
+    seen = []
+    note = lambda config, *rest, **more: seen.append(config) or fit(config, *rest, **more)  # noqa: E731
+    monkeypatch.setattr(evaluation, "fit", note)
+    config = tiny(mask_p=0.5, blur_p=(1.0,), solarize_p=(0.5,), oracle=True, labelled_share=0.5, microbatches=2)
+    fine_tune(untrained_encoder(config), config, tiny_data(), 7)
+    supervised(config, tiny_data(), 7)
+    tune, alone = seen
+    for c in seen:
+        assert (c.method, c.optimizer, c.batch_size, c.epochs, c.large_views, c.small_views) == \
+            ("finetune", "sgd", 20, 7, 1, 0)  # 20 images are labelled
+        assert not c.oracle and c.labelled_share is None and c.mask_p == 0 and c.warmup_epochs == 0
+    assert (tune.jitter_p, tune.grey_p, tune.blur_p, tune.solarize_p) == (0, 0, (0.0,), (0.0,))
+    assert (alone.jitter_p, alone.blur_p) == (config.jitter_p, config.blur_p)
+    assert tune.lr * 20 / 256 == pytest.approx(0.05) and alone.lr * 20 / 256 == pytest.approx(0.1)
+
+
 def test_fine_tuning_learns_its_labels():
     data = tiny_data()
-    config = tiny(jitter_p=0.0, grey_p=0.0, blur_p=(0.0,), solarize_p=(0.0,), large_scale=(0.9, 1.0), width=8,
-                  flip_p=0.0, large_size=32)  # fmt: skip
+    config = tiny(large_scale=(0.9, 1.0), width=8, flip_p=0.0, large_size=32)
     model = tuned(data, 40, config)
     assert classifier_accuracy(model, data.train.labelled(), config) > 0.5  # of ten classes
 
@@ -156,8 +198,17 @@ def test_evaluate_reports_every_read_out_and_its_bank():
     x, q = (encode(encoder, s.images, config) for s in (bank, data.test))
     assert few["knn20"] == knn_accuracy(x, bank.labels, q, data.test.truth, 20)
     both = evaluate(encoder, config, data, "val", tune_steps=1)
-    assert both["chosen"] in ("linear", "fine_tuned") and both["few_label"] == both[both["chosen"]]
+    assert set(both) == {*few, "fine_tuned"} and both["few_label"] == both["linear"]
     assert not checks.differing(before, encoder.state_dict())
+
+
+def test_read_outs_need_and_see_no_validation_image():
+    """Who has few labels has no validation set: without one every figure is the same."""
+    config, data = tiny(), tiny_data()
+    encoder, none = untrained_encoder(config), data.val.take(torch.arange(0))
+    both = [evaluate(encoder, config, d, tune_steps=2, all_labels=True)
+            for d in (data, dataclasses.replace(data, val=none))]  # fmt: skip
+    assert both[0] == both[1] and {"fine_tuned", "linear_all"} < set(both[0])
 
 
 def test_few_label_read_outs_do_not_depend_on_hidden_labels():
