@@ -8,7 +8,7 @@ from torch import Tensor
 
 from semppl_mini import Data, SemPPL, load_data
 from semppl_mini.data import data_dir
-from semppl_mini.device import autocast_of
+from semppl_mini.parallel.device import autocast_of
 from semppl_mini.train import Trainer
 
 

@@ -22,7 +22,7 @@ import plan  # noqa: E402
 from common import Stepper  # noqa: E402
 from timing import by_turns, hardware  # noqa: E402
 
-from semppl_mini.presets import cifar10  # noqa: E402
+from semppl_mini.recipes import cifar10  # noqa: E402
 
 ROUNDS = 5
 FITTED = "narrow, width 32"

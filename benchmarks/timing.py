@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from semppl_mini import Config
-from semppl_mini.device import uses_bf16
+from semppl_mini.parallel.device import uses_bf16
 
 LIBRARIES = ("torch", "torchvision", "numpy", "lightly", "timm", "faiss-cpu")
 

@@ -16,7 +16,7 @@ from timing import by_turns, row
 from torch import Tensor
 
 from semppl_mini import Config
-from semppl_mini.pseudo_labels import majority, vote
+from semppl_mini.votes import majority, vote
 
 B, Q, D, L, C = 1024, 81920, 256, 4, 10
 

@@ -14,7 +14,7 @@ import nbformat
 import papermill
 from PIL import Image
 
-from semppl_mini.command import Parser, command
+from semppl_mini.keeping.command import Parser, command
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 

@@ -20,8 +20,8 @@ import torch
 from tqdm.auto import tqdm
 
 import semppl_mini as s
-from semppl_mini.checkpoint import make_folder, write_json
-from semppl_mini.command import Parser, command
+from semppl_mini.files.checkpoint import make_folder, write_json
+from semppl_mini.keeping.command import Parser, command
 
 RESULTS = Path(__file__).resolve().with_name("results") / "sweep"
 MEASURES = ("pseudo_label_accuracy", "knn20", "linear")

@@ -18,9 +18,9 @@ from pathlib import Path
 from launch import RESULTS, hardware
 
 import semppl_mini as s
-from semppl_mini import checkpoint
-from semppl_mini.command import Parser, command
-from semppl_mini.measures import Pixels, measure
+from semppl_mini.files import checkpoint
+from semppl_mini.keeping.command import Parser, command
+from semppl_mini.readout.measures import Pixels, measure
 
 
 def main() -> None:

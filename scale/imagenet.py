@@ -37,9 +37,9 @@ from torchvision.transforms.v2 import functional as tv
 sys.path.append(str(Path(__file__).resolve().parents[1] / "data"))
 from prepare import MAX_FILE_BYTES, check_image, check_member, is_hidden, is_image, tar_members  # noqa: E402
 
-from semppl_mini.checkpoint import make_folder, write_json, write_whole  # noqa: E402
-from semppl_mini.command import Parser, command  # noqa: E402
 from semppl_mini.data import Data, data_dir, hide_labels, hold_out  # noqa: E402
+from semppl_mini.files.checkpoint import make_folder, write_json, write_whole  # noqa: E402
+from semppl_mini.keeping.command import Parser, command  # noqa: E402
 from semppl_mini.views import Draw, boxes, crop_of, saliency  # noqa: E402
 
 SYNSET = r"n\d{8}"

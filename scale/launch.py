@@ -14,11 +14,13 @@ import imagenet
 import torch
 
 import semppl_mini as s
-from semppl_mini import checkpoint, methods, world
-from semppl_mini.command import Parser, override
-from semppl_mini.device import device_of, uses_bf16
-from semppl_mini.evaluate import classifier_accuracy, labelled_images, tuning
-from semppl_mini.runs import keep_encoders, runs_dir
+from semppl_mini import relatives as methods
+from semppl_mini.files import checkpoint
+from semppl_mini.keeping.command import Parser, override
+from semppl_mini.keeping.run import keep_encoders, runs_dir
+from semppl_mini.parallel import world
+from semppl_mini.parallel.device import device_of, uses_bf16
+from semppl_mini.readout.evaluation import classifier_accuracy, labelled_images, tuning
 
 RESULTS = Path(__file__).resolve().parents[1] / "notebooks" / "results"
 
@@ -99,7 +101,7 @@ def main(doc: str, launcher: str) -> None:
     else:
         result["results"] = s.evaluate(run.method.encoder, config, data, args.split, args.tune, args.all_labels)
         if args.measures:
-            from semppl_mini.measures import measure  # its imports take seconds
+            from semppl_mini.readout.measures import measure  # its imports take seconds
 
             result["measures"] = measure(run.method.encoder, config, data, args.split)
     result["wall_seconds"] = time.time() - start

@@ -11,8 +11,8 @@ there, also with another number of processes. The test images are read once, at 
 
 import launch
 
-from semppl_mini import world
-from semppl_mini.command import command
+from semppl_mini.keeping.command import command
+from semppl_mini.parallel import world
 
 
 def main() -> None:

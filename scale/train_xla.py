@@ -11,8 +11,8 @@ import sys
 
 import launch
 
-from semppl_mini import world
-from semppl_mini.command import command
+from semppl_mini.keeping.command import command
+from semppl_mini.parallel import world
 
 
 def main() -> None:

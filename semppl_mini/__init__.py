@@ -1,12 +1,14 @@
 """semppl-mini: SemPPL (Bosnjak et al., ICLR 2023) in code you can read in one sitting."""
 
-from . import lars, plots, presets
+from . import lars
+from . import recipes as presets
 from .config import Config
 from .data import Data, ImageSet, load_data
-from .evaluate import evaluate, fine_tune, inspect, knn_accuracy, linear_probe, raw_pixel_accuracy, supervised
-from .interrupt import Interrupted
-from .runs import Run, load_run
+from .keeping.run import Run, load_run
+from .keeping.signals import Interrupted
+from .readout.evaluation import evaluate, fine_tune, inspect, knn_accuracy, linear_probe, raw_pixel_accuracy, supervised
 from .semppl import SemPPL
+from .show import plots
 from .train import fit
 
 __all__ = [

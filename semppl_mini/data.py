@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checkpoint import digest, make_folder, write_whole
+from .files.checkpoint import digest, make_folder, write_whole
 from .rng import LABELS, generator
 
 
@@ -84,7 +84,7 @@ def load_data(name_or_path="digits", labels=None, label_seed: int = 0, val: int 
     ValueError, in one sentence, for a missing or damaged pack or a bad count.
     """
     if str(name_or_path) == "digits":
-        from .digits import colour_digits
+        from .files.digits import colour_digits
 
         splits, meta = colour_digits()
     else:

@@ -18,7 +18,7 @@ N negatives, R semantic positives.
 import torch
 from torch import Tensor
 
-from . import world
+from .parallel import world
 
 
 def draw_negatives(batch: int, n: int, generator: torch.Generator) -> Tensor:

@@ -25,7 +25,7 @@ The shares are kept as (numerator, denominator), so that an epoch's figure is ov
 import torch
 from torch import Tensor
 
-from . import world
+from .parallel import world
 
 COLLAPSED = 0.05  # embedding_std below which a warning is logged [ours]
 Counts = dict[str, tuple[Tensor, Tensor]]

@@ -18,16 +18,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import losses, world
-from .device import at_least_float, autocast_of
+from . import losses
 from .ema import ema_update, gamma_at
-from .memory import in_parts
 from .networks import networks
+from .parallel import world
+from .parallel.device import at_least_float, autocast_of
+from .parallel.memory import in_parts
 from .positives import draw_positives
-from .pseudo_labels import vote
 from .queue import LabelledQueue
 from .rng import INIT, NEGATIVES, POSITIVES, generator
 from .views import normalise
+from .votes import vote
 
 
 class Batch(NamedTuple):

@@ -16,15 +16,18 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from . import checkpoint, methods, monitor, world
+from . import monitor
+from . import relatives as methods
 from .config import Config
 from .data import Data, ImageSet, label_count
-from .device import device_of
-from .interrupt import Listen, deaf, stop
+from .files import checkpoint
+from .keeping.run import Keeper, Run, start_from
+from .keeping.signals import Listen, deaf, stop
 from .lars import LARS, param_groups
 from .networks import compiled
+from .parallel import world
+from .parallel.device import device_of
 from .rng import ORDER, VIEWS, generator
-from .runs import Keeper, Run, start_from
 from .semppl import Batch
 from .views import draw_views, finish_views, make_views
 

@@ -15,10 +15,12 @@ import torch
 from torch.testing import assert_close
 from torchvision.transforms.v2 import functional as TF
 
-from semppl_mini import ema, lars, losses, memory, networks, positives, pseudo_labels, semppl, train, views
+from semppl_mini import ema, lars, losses, networks, positives, semppl, train, views
+from semppl_mini import votes as pseudo_labels
 from semppl_mini.config import Config
 from semppl_mini.data import Data, hide_labels, load_data, pick
 from semppl_mini.networks import mlp
+from semppl_mini.parallel import memory
 from semppl_mini.queue import LabelledQueue
 from semppl_mini.semppl import SemPPL
 

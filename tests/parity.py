@@ -18,9 +18,11 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).res
 from checks import tiny, tiny_data  # noqa: E402
 from torch import nn  # noqa: E402
 
-from semppl_mini import losses, methods, train, world  # noqa: E402
-from semppl_mini.command import override  # noqa: E402
-from semppl_mini.runs import on_cpu  # noqa: E402
+from semppl_mini import losses, train  # noqa: E402
+from semppl_mini import relatives as methods  # noqa: E402
+from semppl_mini.keeping.command import override  # noqa: E402
+from semppl_mini.keeping.run import on_cpu  # noqa: E402
+from semppl_mini.parallel import world  # noqa: E402
 from semppl_mini.semppl import SemPPL  # noqa: E402
 
 # ---- bugs of the distributed kind, to be noticed --------------------------------------------------------------------

@@ -12,10 +12,11 @@ from checks import array, differing, hidden_permuted, joint, random, step_inputs
 from test_ifnd import by_two, step_of
 from torch.testing import assert_close
 
-from semppl_mini import carp, fit, load_run, monitor
-from semppl_mini.carp import CARP, Draws
-from semppl_mini.evaluate import fine_tune
+from semppl_mini import fit, load_run, monitor
 from semppl_mini.lars import LARS, param_groups
+from semppl_mini.readout.evaluation import fine_tune
+from semppl_mini.relatives import carp
+from semppl_mini.relatives.carp import CARP, Draws
 from semppl_mini.semppl import Batch, encode
 
 EPS = float(np.finfo(np.float32).eps)

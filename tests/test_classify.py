@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from checks import tiny, tiny_data
 from torch.testing import assert_close
 
-from semppl_mini import fit, methods
-from semppl_mini.evaluate import classifier_accuracy
-from semppl_mini.runs import load_run
+from semppl_mini import fit
+from semppl_mini import relatives as methods
+from semppl_mini.keeping.run import load_run
+from semppl_mini.readout.evaluation import classifier_accuracy
 from semppl_mini.semppl import Batch
 
 KINDS = ("finetune", "linear")

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from semppl_mini import Config, presets
-from semppl_mini.device import device_of
+from semppl_mini.parallel.device import device_of
 
 PRESETS = ("digits", "cifar10", "cifar10_cpu", "cifar100")
 

@@ -43,7 +43,7 @@ def test_digits_are_colour_images_with_known_masks():
 
 
 def test_digits_are_the_same_each_time_and_splits_are_disjoint():
-    from semppl_mini.digits import colour_digits
+    from semppl_mini.files.digits import colour_digits
 
     one, other = colour_digits()[0], colour_digits.__wrapped__()[0]
     assert all(torch.equal(a, b) for split in one for a, b in zip(one[split], other[split], strict=True))

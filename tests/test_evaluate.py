@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from torch.testing import assert_close
 
 from semppl_mini import fit
-from semppl_mini.evaluate import (
+from semppl_mini.readout.evaluation import (
     classifier_accuracy,
     evaluate,
     fine_tune,
@@ -31,7 +31,7 @@ from semppl_mini.evaluate import (
 )
 from semppl_mini.semppl import SemPPL, encode
 
-evaluation = importlib.import_module("semppl_mini.evaluate")
+evaluation = importlib.import_module("semppl_mini.readout.evaluation")
 
 
 def blobs(n, seed, spread=1.0, dim=6):

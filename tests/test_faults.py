@@ -11,7 +11,7 @@ import torch
 import torture
 from test_kill import ROOT, SMALL, wait_for_steps
 
-from semppl_mini import checkpoint
+from semppl_mini.files import checkpoint
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds workers through /proc")
 RUN = ["--name", "run", "--tune", "0", "precision='fp64'"]

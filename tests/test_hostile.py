@@ -45,8 +45,9 @@ from test_prepare import (
     write_tar,
 )
 
-from semppl_mini import checkpoint, data, load_data
+from semppl_mini import data, load_data
 from semppl_mini.data import read_pack, write_pack
+from semppl_mini.files import checkpoint
 
 configuration.set_hypothesis_home_dir(os.path.join(tempfile.gettempdir(), "hypothesis"))  # not into the checkout
 MB = 2**20

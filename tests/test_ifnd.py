@@ -24,8 +24,11 @@ from checks import (
 )
 from torch.testing import assert_close
 
-from semppl_mini import checkpoint, fit, ifnd, load_run, monitor, world
-from semppl_mini.ifnd import IFND, Draws, KeyQueue, PseudoLabels
+from semppl_mini import fit, load_run, monitor
+from semppl_mini.files import checkpoint
+from semppl_mini.parallel import world
+from semppl_mini.relatives import ifnd
+from semppl_mini.relatives.ifnd import IFND, Draws, KeyQueue, PseudoLabels
 from semppl_mini.semppl import Batch
 
 

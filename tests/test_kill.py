@@ -14,7 +14,7 @@ import torture
 from checks import tiny_data
 from jupyter_client import KernelManager
 
-from semppl_mini import checkpoint
+from semppl_mini.files import checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = [

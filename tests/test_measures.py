@@ -13,8 +13,9 @@ from checks import random, tiny, tiny_data, units
 from PIL import Image
 from sklearn.metrics import average_precision_score
 
-from semppl_mini import fit, load_data, measures
-from semppl_mini.evaluate import untrained_encoder
+from semppl_mini import fit, load_data
+from semppl_mini.readout import measures
+from semppl_mini.readout.evaluation import untrained_encoder
 
 
 def test_clustering_knows_equal_and_unrelated_partitions():

@@ -9,8 +9,8 @@ from checks import learn, random, tiny, two_networks
 from torch import nn
 from torch.testing import assert_close
 
-from semppl_mini.memory import buffers_kept, in_parts, recomputed
 from semppl_mini.networks import ResNet, networks
+from semppl_mini.parallel.memory import buffers_kept, in_parts, recomputed
 
 
 def test_parts_are_grad_caches_with_their_own_batch_norm():

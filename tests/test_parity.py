@@ -11,7 +11,8 @@ import torch
 from checks import tiny
 from torch.testing import assert_close
 
-from semppl_mini import train, world
+from semppl_mini import train
+from semppl_mini.parallel import world
 
 PARITY = Path(__file__).with_name("parity.py")
 STRICT = dict(rtol=1e-9, atol=1e-11)  # float64; sums in another order differ by 1e-15 or so, five steps multiply that

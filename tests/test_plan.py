@@ -20,9 +20,10 @@ sys.path.insert(0, str(ROOT / "scale"))
 
 import plan as planner  # noqa: E402
 
-from semppl_mini import plots, presets, world  # noqa: E402
-from semppl_mini.memory import in_parts  # noqa: E402
+from semppl_mini import plots, presets  # noqa: E402
 from semppl_mini.networks import networks  # noqa: E402
+from semppl_mini.parallel import world  # noqa: E402
+from semppl_mini.parallel.memory import in_parts  # noqa: E402
 from semppl_mini.semppl import Batch, SemPPL, draw_step  # noqa: E402
 from semppl_mini.train import make_optimizer  # noqa: E402
 

@@ -15,21 +15,11 @@ import test_ifnd
 import torch
 import torch.nn.functional as F
 
-from semppl_mini import (
-    carp,
-    ema,
-    ifnd,
-    lars,
-    losses,
-    memory,
-    networks,
-    positives,
-    pseudo_labels,
-    semppl,
-    train,
-    views,
-)  # fmt: skip
+from semppl_mini import ema, lars, losses, networks, positives, semppl, train, views
+from semppl_mini import votes as pseudo_labels  # fmt: skip
+from semppl_mini.parallel import memory
 from semppl_mini.queue import LabelledQueue
+from semppl_mini.relatives import carp, ifnd
 from semppl_mini.semppl import SemPPL
 
 PLANTED = []

@@ -14,7 +14,9 @@ from checks import differing, tiny, tiny_data, weights, with_train
 from torch.testing import assert_close
 from torture import ended, unequal, untimed
 
-from semppl_mini import Interrupted, SemPPL, checkpoint, fit, load_run, losses, monitor, runs, train
+from semppl_mini import Interrupted, SemPPL, fit, load_run, losses, monitor, train
+from semppl_mini.files import checkpoint
+from semppl_mini.keeping import run as runs
 
 
 class Stop(Exception):

@@ -9,7 +9,9 @@ import torch
 from checks import differing, tiny, tiny_data, weights, with_train
 from torch.testing import assert_close
 
-from semppl_mini import SemPPL, checkpoint, fit, load_run, rng, runs, semppl, train
+from semppl_mini import SemPPL, fit, load_run, rng, semppl, train
+from semppl_mini.files import checkpoint
+from semppl_mini.keeping import run as runs
 from semppl_mini.networks import BLOCKS, ResNet
 
 TIMES = {"images_per_second", "data_share", "seconds"}

@@ -5,7 +5,7 @@ import pytest
 import torch
 from checks import units
 
-from semppl_mini import pseudo_labels
+from semppl_mini import votes as pseudo_labels
 
 
 def test_majority_equals_a_loop(device):

@@ -25,8 +25,9 @@ from pathlib import Path
 import torch
 from checks import differing, tiny, tiny_data
 
-from semppl_mini import checkpoint, fit
-from semppl_mini.command import Parser
+from semppl_mini import fit
+from semppl_mini.files import checkpoint
+from semppl_mini.keeping.command import Parser
 
 TIMES = {"images_per_second", "data_share", "seconds"}
 EPOCHS, STEPS = 3, 4  # of each training; it saves after every step

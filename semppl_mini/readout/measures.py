@@ -27,10 +27,10 @@ from sklearn.svm import LinearSVC
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as tv
 
-from .data import Data, pick
-from .evaluate import fit_probe, labelled_images
-from .rng import EVALUATION, generator
-from .semppl import encode
+from ..data import Data, pick
+from ..rng import EVALUATION, generator
+from ..semppl import encode
+from .evaluation import fit_probe, labelled_images
 
 
 class Pixels(nn.Module):

@@ -12,15 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .data import Data, ImageSet
-from .device import device_of
-from .networks import networks
-from .positives import draw_positives
-from .pseudo_labels import neighbours
-from .rng import EVALUATION, INIT, generator
-from .semppl import encode
-from .train import fit
-from .views import apply_view, draw_view, normalise
+from ..data import Data, ImageSet
+from ..networks import networks
+from ..parallel.device import device_of
+from ..positives import draw_positives
+from ..rng import EVALUATION, INIT, generator
+from ..semppl import encode
+from ..train import fit
+from ..views import apply_view, draw_view, normalise
+from ..votes import neighbours
 
 
 @torch.no_grad()

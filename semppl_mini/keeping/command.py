@@ -6,8 +6,8 @@ import sys
 
 import torch
 
-from . import world
-from .interrupt import Interrupted
+from ..parallel import world
+from .signals import Interrupted
 
 EXPECTED = (ValueError, OSError, ArithmeticError, MemoryError, torch.OutOfMemoryError)
 

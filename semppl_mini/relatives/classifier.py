@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .device import at_least_float, autocast_of
-from .memory import in_parts
-from .networks import networks
-from .rng import INIT, generator
-from .semppl import Batch
+from ..networks import networks
+from ..parallel.device import at_least_float, autocast_of
+from ..parallel.memory import in_parts
+from ..rng import INIT, generator
+from ..semppl import Batch
 
 
 class Draws(NamedTuple):

@@ -9,7 +9,10 @@
 
 from torch import Tensor, nn
 
-from . import carp, classify, ifnd, monitor, semppl, world
+from .. import monitor, semppl
+from ..parallel import world
+from . import carp, ifnd
+from . import classifier as classify
 
 CLASSIFIERS = ("finetune", "linear")
 MODULES = {"semppl": semppl, "ifnd": ifnd, "carp": carp} | dict.fromkeys(CLASSIFIERS, classify)

@@ -16,8 +16,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from . import checkpoint, methods, world
-from .config import Config
+from .. import relatives as methods
+from ..config import Config
+from ..files import checkpoint
+from ..parallel import world
 
 try:
     import fcntl
@@ -268,7 +270,7 @@ def software() -> dict:
 
 def runs_dir() -> Path:
     """Where runs live: the environment variable SEMPPL_RUNS, or runs/ beside the package."""
-    return Path(os.environ.get("SEMPPL_RUNS") or Path(__file__).parents[1] / "runs")
+    return Path(os.environ.get("SEMPPL_RUNS") or Path(__file__).parents[2] / "runs")
 
 
 def keep_encoders(every: int):

@@ -1,6 +1,6 @@
 """Presets, a function a recipe: paper values are the defaults of `Config`; here are the differences, with reasons."""
 
-from .config import Config
+from ..config import Config
 
 
 def cifar10() -> Config:

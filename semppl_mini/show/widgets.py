@@ -8,8 +8,8 @@ from IPython.display import display
 from ipywidgets import FloatLogSlider, IntSlider, SelectionSlider, interactive
 from torch import Tensor
 
+from ..votes import majority
 from .plots import COLOUR, figure, vote_panel
-from .pseudo_labels import majority
 
 
 def _explore(draw, **sliders):

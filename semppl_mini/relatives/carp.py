@@ -26,13 +26,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import world
-from .device import at_least_float, autocast_of
-from .ema import ema_update, gamma_at
-from .memory import together
-from .networks import networks
-from .rng import INIT, PARTITION, generator
-from .semppl import Batch, encode
+from ..ema import ema_update, gamma_at
+from ..networks import networks
+from ..parallel import world
+from ..parallel.device import at_least_float, autocast_of
+from ..parallel.memory import together
+from ..rng import INIT, PARTITION, generator
+from ..semppl import Batch, encode
 
 
 class Draws(NamedTuple):
