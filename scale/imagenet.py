@@ -311,6 +311,18 @@ class ImageFiles:
             sha.update(array.tobytes())
         return sha.hexdigest()
 
+    size = (None, None)
+
+    def prepare(self, index, draws, config):
+        from semppl_mini.parallel import device_of
+        from semppl_mini.views import finish_views
+        crops = self.crops(index, draws, config)
+        return finish_views(crops, draws, config) if device_of(config).type == "cpu" else crops
+
+    def finish(self, prepared, draws, config):
+        from semppl_mini.views import finish_views
+        return finish_views(prepared, draws, config) if prepared[0].dtype == torch.uint8 else prepared
+
     def crops(self, index: Tensor, draws: list[Draw], config) -> list[Tensor]:
         """Masked, cropped, resized, flipped views of the images at `index` (b,): uint8 (b, 3, S, S), one a view.
 

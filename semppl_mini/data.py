@@ -45,6 +45,17 @@ class ImageSet:
         masks = None if self.masks is None else self.masks[index]
         return ImageSet(self.images[index], self.labels[index], self.ids[index], self.truth[index], masks)
 
+    @property
+    def size(self):
+        return tuple(self.images.shape[2:])
+
+    def prepare(self, index, draws, config):
+        return [self.images[index]] + ([] if self.masks is None else [self.masks[index]])
+
+    def finish(self, prepared, draws, config):
+        from .views import make_views
+        return make_views(prepared[0], draws, config, *prepared[1:])
+
     def whole(self, index: Tensor, size: int) -> Tensor:
         """Evaluation's view of the images at `index` (b,): uint8 (b, 3, H, W), all of each; `size` is for files."""
         return self.images[index]

@@ -9,33 +9,30 @@ embedding_std           sqrt(D) times the standard deviation of a coordinate of 
                         evenly on the sphere, 0 if all embed alike (collapse)
 false_negatives         share of negatives that are of the image's true class (the image itself, drawn, is none)
 
-of IFND, `false_negatives` being those that are left, and of CARP:
-false_negatives_before  the same share before any was found
-acceptance              share of images whose pseudo-label is accepted, over levels
-pair_precision          share of found pairs that are of one true class, over levels
-pair_recall             share of pairs of one true class that are found, over levels
-prototype_usage         perplexity of the teacher's mean choice among all K prototypes, over K: 1 if all are used alike
-prototypes_chosen       prototypes that are some image's first choice, over as many as a step's images could choose
-
-and of a classifier, accuracy: the share of its views (of training images) that it puts in the right class.
-
-The shares are kept as (numerator, denominator), so that an epoch's figure is over its images, not a mean of means.
+Shares are kept as (numerator, denominator), so that an epoch's figure is over its images, not a mean of means. All but
+embedding_std are SemPPL's; what its relatives report stands in their own files.
 """
 
 import torch
 from torch import Tensor
 
-from .parallel import world
+from . import parallel
 
 COLLAPSED = 0.05  # embedding_std below which a warning is logged [ours]
 Counts = dict[str, tuple[Tensor, Tensor]]
 
 
+def terms_of(loss: Tensor, seen: dict) -> dict[str, Tensor]:
+    """The numbers of a step: its loss, the loss's terms, embedding_std; 0-d tensors of this process's rows."""
+    terms = {"loss": loss, **seen["terms"], "embedding_std": embedding_std(seen["o"])}
+    return {name: value.detach().clone() for name, value in terms.items()}
+
+
 @torch.no_grad()
 def embedding_std(o: Tensor) -> Tensor:
     """Online predictions o (views, B, D), normalised -> root mean variance over B, times sqrt(D), a 0-d tensor."""
-    variance = (o - world.mean(o.mean(1, keepdim=True))).square().mean(1)  # (views, D)
-    return (world.mean(variance).mean() * o.shape[2]).sqrt()
+    variance = (o - parallel.mean(o.mean(1, keepdim=True))).square().mean(1)  # (views, D)
+    return (parallel.mean(variance).mean() * o.shape[2]).sqrt()
 
 
 @torch.no_grad()
@@ -49,7 +46,7 @@ def count(seen: dict, labels: Tensor, truth: Tensor) -> Counts:
     rows = unlabelled & (voted >= 0)
     agree = (seen["votes"] == voted[:, None]).float().mean(1)
     other = ~seen["own"]
-    same = other & (world.gather(truth)[seen["negatives"]] == truth[:, None])
+    same = other & (parallel.gather(truth)[seen["negatives"]] == truth[:, None])
     counts = {
         "pseudo_label_accuracy": ((rows & (voted == truth)).sum(), rows.sum()),
         "coverage": (rows.sum(), unlabelled.sum()),
@@ -59,45 +56,8 @@ def count(seen: dict, labels: Tensor, truth: Tensor) -> Counts:
     if "valid" in seen:
         right = (seen["z_labels"] == truth[:, None]) & seen["valid"][:, None]
         counts["purity"] = (right.sum(), seen["valid"].sum() * right.shape[1])
-    world.total([part for both in counts.values() for part in both])
+    parallel.total([part for both in counts.values() for part in both])
     return counts
-
-
-@torch.no_grad()
-def count_ifnd(seen: dict, truth_of: Tensor) -> Counts:
-    """seen from `IFND.forward` (this process's rows), true classes by image id (n,) -> sums over all processes."""
-    other, fn = ~seen["own"], seen["fn"]  # (B, N), (M, B, N)
-    same = other & (truth_of[seen["ids"]][:, None] == truth_of[seen["candidate_ids"].clamp(min=0)])
-    left, found = other & ~fn, (fn & same).sum()
-    counts = {
-        "false_negatives_before": (same.sum(), other.sum()),
-        "false_negatives": ((left & same).sum(), left.sum()),
-        "acceptance": (seen["accepted"].sum(), torch.ones_like(seen["accepted"], dtype=torch.long).sum()),
-        "pair_precision": (found.clone(), fn.sum()),
-        "pair_recall": (found, same.sum() * len(fn)),
-    }
-    world.total([part for both in counts.values() for part in both])
-    return counts
-
-
-@torch.no_grad()
-def count_carp(seen: dict) -> Counts:
-    """seen from `CARP.forward` -> {name: (numerator, denominator)} of the global batch, equal on all processes."""
-    usage, chosen = world.mean(seen["usage"]), world.gather(seen["chosen"], 1)  # (K,), (U, B)
-    K = len(usage)
-    perplexity = (-(usage * usage.clamp(min=1e-30).log()).sum()).exp()
-    used = torch.zeros(K, device=usage.device).index_fill(0, chosen.flatten(), 1.0).sum()
-    at_most = torch.tensor(min(K, chosen.numel()))
-    return {"prototype_usage": (perplexity, torch.tensor(K)), "prototypes_chosen": (used, at_most)}
-
-
-@torch.no_grad()
-def count_right(seen: dict, labels: Tensor) -> Counts:
-    """seen from `Classifier.forward`, labels (B,) of this process's rows -> sums over all processes."""
-    right = seen["predicted"] == labels
-    both = right.sum(), torch.ones_like(right, dtype=torch.long).sum()
-    world.total(list(both))
-    return {"accuracy": both}
 
 
 def shares(steps: list[Counts]) -> dict[str, float | None]:

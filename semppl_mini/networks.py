@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1, conv3x3
 
-from .parallel.memory import recomputed
+from .parallel import recomputed
 
 BLOCKS = {"narrow": (1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3), "resnet200": (3, 24, 36, 3)}
 BOTTLENECKS = ("resnet50", "resnet200")  # the others are of basic blocks

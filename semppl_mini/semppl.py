@@ -8,7 +8,7 @@
 `SemPPL.forward` is the whole training step but for the optimizer; read it beside the paper's listing 1. The order
 "enqueue, then vote" is unspecified; it is harmless, since labelled rows keep their label and, with exclude_self, no
 image draws itself. Of several processes each has its own rows of o and the global batch's t; the queues are the same on
-all (`world`). Shapes: L, V views, B batch, D embedding width, Q capacity, R semantic positives, N negatives.
+all (`parallel`). Shapes: L, V views, B batch, D embedding width, Q capacity, R semantic positives, N negatives.
 """
 
 import copy
@@ -18,28 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import losses
-from .ema import ema_update, gamma_at
+from . import losses, monitor, parallel
+from .method import Batch, Method
 from .networks import networks
-from .parallel import world
-from .parallel.device import at_least_float, autocast_of
-from .parallel.memory import in_parts
 from .positives import draw_positives
 from .queue import LabelledQueue
 from .rng import INIT, NEGATIVES, POSITIVES, generator
-from .views import normalise
 from .votes import vote
-
-
-class Batch(NamedTuple):
-    """What a step may see of B images: labels and ids (B,), labels -1 where unlabelled.
-
-    `oracle` is None, always, but in runs named oracle: then it holds all true labels (B,).
-    """
-
-    labels: Tensor
-    ids: Tensor
-    oracle: Tensor | None = None
 
 
 class Draws(NamedTuple):
@@ -47,6 +32,7 @@ class Draws(NamedTuple):
 
     negatives: Tensor
     u: Tensor
+    shared = ()
 
 
 def draw_step(config, step: int) -> Draws:
@@ -56,20 +42,30 @@ def draw_step(config, step: int) -> Draws:
     return Draws(losses.draw_negatives(config.batch_size, config.negatives, shifts), u)
 
 
-class SemPPL(nn.Module):
+class SemPPL(Method):
     """Online and target networks, the queues, and one step of learning. num_classes is C."""
 
-    def __init__(self, config, num_classes: int):
-        super().__init__()
-        self.config, self.num_classes = config, num_classes
+    draw = staticmethod(draw_step)
+
+    def __init__(self, config, num_classes: int, num_images: int = 0):
+        super().__init__(config, num_classes)
         self.online = networks(config, generator(config.seed, 0, INIT))  # encoder f, projector g, predictor h
         self.target = copy.deepcopy(self.online).requires_grad_(False)
         del self.target["predictor"]
         self.queue = LabelledQueue(config.large_views, config.queue, config.embedding_dim)
 
+    @staticmethod
+    def check(config) -> None:
+        L, B, voting = config.large_views, config.batch_size, config.voting_views
+        limits = [("negatives", config.negatives, B - 1, "batch_size - 1"), ("k", config.k, config.queue, "queue"),
+                  ("voting_views", L if voting is None else voting, L, "large_views")]  # fmt: skip
+        for name, value, high, what in limits:
+            if not 1 <= value <= high:
+                raise ValueError(f"{name} = {value} must lie between 1 and {what} = {high}; change either.")
+
     @property
-    def encoder(self) -> nn.Module:
-        return self.online["encoder"]
+    def title(self) -> str:
+        return "SemPPL" if self.config.semantic_positives else "augmentation-only"
 
     def predict(self, x: Tensor) -> Tensor:
         """o = n(h(g(f(x)))), (B, D)."""
@@ -81,9 +77,9 @@ class SemPPL(nn.Module):
         return self._embed(x, self.target["encoder"], self.target["projector"])
 
     def _embed(self, x: Tensor, *networks: nn.Module) -> Tensor:
-        with autocast_of(self.config, x.device):
-            x = in_parts(nn.Sequential(*networks), x, self.config.microbatches)
-        return F.normalize(at_least_float(x), dim=1)
+        with parallel.autocast_of(self.config, x.device):
+            x = parallel.in_parts(nn.Sequential(*networks), x, self.config.microbatches)
+        return F.normalize(parallel.at_least_float(x), dim=1)
 
     def forward(self, views: list[Tensor], batch: Batch, draws: Draws) -> tuple[Tensor, dict]:
         """Views (L + V) x (B, 3, S, S), large first -> the loss, and what the step saw, for the monitor."""
@@ -96,7 +92,7 @@ class SemPPL(nn.Module):
         y_bar = torch.where(batch.labels >= 0, batch.labels, voted if batch.oracle is None else batch.oracle)
 
         # Augmentation positives: the image's own target views against N other images.
-        a = losses.logits(o, t, draws.negatives, cfg.tau, ids, world.rows(len(ids)).start)  # (L + V, L, B, 1 + N)
+        a = losses.logits(o, t, draws.negatives, cfg.tau, ids, parallel.rows(len(ids)).start)  # (L + V, L, B, 1 + N)
         terms = {"L_augm": losses.nce(a), "I_augm": losses.invariance(a[:L], detach=cfg.detach)}
         seen = {"o": o.detach(), "voted": voted, "votes": votes, "y_bar": y_bar, "negatives": draws.negatives}
         seen["own"] = ids[draws.negatives] == batch.ids[:, None]  # (B, N), no negatives
@@ -117,7 +113,7 @@ class SemPPL(nn.Module):
     def remember(self, views: list[Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
         """Write the labelled images of all processes into the queues -> t (L, B, D), ids (B,) of the global batch."""
         t = torch.stack([self.project(x) for x in views[: self.config.large_views]])
-        t, labels, ids = world.gather(t, 1), world.gather(batch.labels), world.gather(batch.ids)
+        t, labels, ids = parallel.gather(t, 1), parallel.gather(batch.labels), parallel.gather(batch.ids)
         self.queue.enqueue(t, labels, ids)
         return t, ids
 
@@ -126,33 +122,9 @@ class SemPPL(nn.Module):
         cfg, n = self.config, self.config.voting_views or self.config.large_views
         return vote(o[:n].detach(), self.queue.keys[:n], self.queue.labels, cfg.k, self.num_classes, cfg.knn_chunk_mb)
 
-    def before_step(self, progress: float) -> None:
-        """Nothing: the target moves after the step (BYOL, ReLIC), not before it."""
+    def warm(self, views: list[Tensor], batch: Batch) -> None:
+        """Fill the queues."""
+        self.remember(views, batch)
 
-    def after_step(self, progress: float) -> None:
-        """xi <- gamma xi + (1 - gamma) theta; progress = steps done / all steps."""
-        gamma = gamma_at(self.config.gamma, self.config.gamma_schedule, progress)
-        for part in self.target:
-            ema_update(self.target[part], self.online[part], gamma)
-
-    @torch.no_grad()
-    def encode(self, images: Tensor, batch: int = 500) -> Tensor:
-        """Images (n, 3, H, W), uint8 or float in [0, 1] -> frozen features f(x) (n, dim) on the CPU."""
-        return encode(self.encoder, images, self.config, batch)
-
-
-@torch.no_grad()
-def encode(encoder: nn.Module, images, config, batch: int = 500) -> Tensor:
-    """Features (n, dim) of whole, un-augmented images, batch norm frozen, in float32 on the CPU.
-
-    images: uint8 or float in [0, 1], (n, 3, H, W), or a set; of files the centre is taken, config.large_size a side.
-    """
-    was, parameter = encoder.training, next(encoder.parameters())
-    encoder.eval()
-    features = []
-    for rows in torch.arange(len(images)).split(batch):
-        part = images[rows] if isinstance(images, Tensor) else images.whole(rows, config.large_size)
-        x = part.to(parameter.device, torch.float32) / (255 if part.dtype == torch.uint8 else 1)
-        features.append(encoder(normalise(x, config.mean, config.std).to(parameter.dtype)).float().cpu())
-    encoder.train(was)
-    return torch.cat(features)
+    def count(self, seen: dict, batch: Batch, truth_of: Tensor) -> monitor.Counts:
+        return monitor.count(seen, batch.labels, truth_of[batch.ids])

@@ -12,7 +12,7 @@ our choice; it is deterministic. Shapes: B batch, D embedding width, Q capacity,
 import torch
 from torch import Tensor
 
-from .parallel.device import at_least_float
+from .parallel import at_least_float
 
 
 def majority(labels: Tensor, weights: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:

@@ -37,12 +37,6 @@ class Listen:
         self._restore()
 
 
-def deaf(worker: int) -> None:
-    """Workers that load data leave Ctrl-C to the process they work for, and end at once on SIGTERM."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
 def stop(run, number: int, message: str):
     """In a notebook, after its stop button: say so and return the run. Anywhere else: raise Interrupted."""
     if number == signal.SIGINT and hasattr(builtins, "__IPYTHON__"):

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data import Data, ImageSet
+from ..method import encode
 from ..networks import networks
 from ..parallel.device import device_of
 from ..positives import draw_positives
 from ..rng import EVALUATION, INIT, generator
-from ..semppl import encode
 from ..train import fit
 from ..views import apply_view, draw_view, normalise
 from ..votes import neighbours

@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as tv
 
 from ..data import Data, pick
+from ..method import encode
 from ..rng import EVALUATION, generator
-from ..semppl import encode
 from .evaluation import fit_probe, labelled_images
 
 

@@ -26,20 +26,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ema import ema_update, gamma_at
+from .. import parallel
+from ..method import Batch, Method
 from ..networks import networks
-from ..parallel import world
-from ..parallel.device import at_least_float, autocast_of
-from ..parallel.memory import together
 from ..rng import INIT, PARTITION, generator
-from ..semppl import Batch, encode
+from .ifnd import different_views
 
 
 class Draws(NamedTuple):
     """A step's random choices beside the views: blocks (N_P, N_B) of prototypes, shared by all rows and processes."""
 
     blocks: Tensor
-    shared = ("blocks",)  # fields that are not one row an image: each process takes them whole
+    shared = ("blocks",)
 
 
 def draw_step(config, step: int) -> Draws:
@@ -66,7 +64,7 @@ def consistency(p: Tensor, q: Tensor) -> Tensor:
 
 def mean_choice(p: Tensor, q: Tensor) -> Tensor:
     """Mean over images of all processes and over all views, student's and teacher's: (N_P, N_B)."""
-    return world.mean(torch.cat([p.mean(1), q.mean(1)]).mean(0))
+    return parallel.mean(torch.cat([p.mean(1), q.mean(1)]).mean(0))
 
 
 def entropy_gap(p: Tensor) -> Tensor:
@@ -105,14 +103,14 @@ def projector(inner: int, hidden: int, outer: int) -> nn.Sequential:
     return head
 
 
-class CARP(nn.Module):
+class CARP(Method):
     """Student and teacher, each with its prototypes, and one step of learning."""
 
-    reads = "target.encoder."  # what is read out, and what a classifier starts from
+    reads, title = "target.encoder", "CARP"
+    draw = staticmethod(draw_step)
 
-    def __init__(self, config, num_classes: int):
-        super().__init__()
-        self.config, self.num_classes = config, num_classes
+    def __init__(self, config, num_classes: int, num_images: int = 0):
+        super().__init__(config, num_classes)
         f = networks(config, generator(config.seed, 0, INIT))["encoder"]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator(config.seed, 1, INIT).initial_seed())
@@ -121,15 +119,18 @@ class CARP(nn.Module):
         self.online = nn.ModuleDict({"encoder": f, "projector": g, "prototypes": prototypes})
         self.target = copy.deepcopy(self.online).requires_grad_(False)
 
-    @property
-    def encoder(self) -> nn.Module:
-        return self.target["encoder"]
+    @staticmethod
+    def check(config) -> None:
+        if not 2 <= config.block <= config.prototypes:
+            raise ValueError(f"block = {config.block} must lie between 2 and prototypes = {config.prototypes}; change "
+                             "either.")  # fmt: skip
+        different_views(config)
 
     def _embed(self, views: list[Tensor], networks: nn.ModuleDict) -> Tensor:
         """z = g(f(x)), (V, B, D), not normalised; batch statistics span the views, as in the official code."""
-        with autocast_of(self.config, views[0].device):
-            z = together(networks["encoder"], networks["projector"], views, self.config.microbatches)
-        return at_least_float(z)
+        with parallel.autocast_of(self.config, views[0].device):
+            z = parallel.together(networks["encoder"], networks["projector"], views, self.config.microbatches)
+        return parallel.at_least_float(z)
 
     def forward(self, views: list[Tensor], batch: Batch, draws: Draws) -> tuple[Tensor, dict]:
         """Views (L + V) x (B, 3, S, S), large first -> the loss, and what the step saw, for the monitor."""
@@ -143,15 +144,22 @@ class CARP(nn.Module):
         return L_c + L_h, {"terms": {"L_c": L_c, "L_h": L_h}, **seen}
 
     def before_step(self, progress: float) -> None:
-        """xi <- gamma xi + (1 - gamma) theta, before the optimizer's step; progress = steps done / all steps."""
-        gamma = gamma_at(self.config.gamma, self.config.gamma_schedule, progress)
-        for part in self.target:
-            ema_update(self.target[part], self.online[part], gamma)
+        """The teacher moves here, before the optimizer's step, as in the official code."""
+        self.move_target(progress)
 
     def after_step(self, progress: float) -> None:
         """Nothing: the teacher has moved."""
 
     @torch.no_grad()
-    def encode(self, images: Tensor, batch: int = 500) -> Tensor:
-        """Images (n, 3, H, W), uint8 or float in [0, 1] -> frozen features f(x) (n, dim) on the CPU."""
-        return encode(self.encoder, images, self.config, batch)
+    def count(self, seen: dict, batch: Batch, truth_of: Tensor) -> dict:
+        """Of the global batch, equal on all processes:
+
+        prototype_usage    perplexity of the teacher's mean choice among all K prototypes, over K: 1 if used alike
+        prototypes_chosen  prototypes that are some image's first choice, over as many as a step's images can choose
+        """
+        usage, chosen = parallel.mean(seen["usage"]), parallel.gather(seen["chosen"], 1)  # (K,), (U, B)
+        K = len(usage)
+        perplexity = (-(usage * usage.clamp(min=1e-30).log()).sum()).exp()
+        used = torch.zeros(K, device=usage.device).index_fill(0, chosen.flatten(), 1.0).sum()
+        at_most = torch.tensor(min(K, chosen.numel()))
+        return {"prototype_usage": (perplexity, torch.tensor(K)), "prototypes_chosen": (used, at_most)}

@@ -9,45 +9,30 @@ out in one call, with choices of its own: a linear probe without augmented views
 [ours].
 """
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import parallel
+from ..method import Batch, Method
 from ..networks import networks
-from ..parallel.device import at_least_float, autocast_of
-from ..parallel.memory import in_parts
 from ..rng import INIT, generator
-from ..semppl import Batch
 
 
-class Draws(NamedTuple):
-    """A step's random choices beside the views: none."""
+class Classifier(Method):
+    """Encoder and linear layer; no target, no queue."""
 
+    starts, labelled_only = "online.encoder.", True
+    frozen = False  # the encoder, with its batch norms' statistics
 
-def draw_step(config, step: int) -> Draws:
-    return Draws()
-
-
-class Classifier(nn.Module):
-    """Encoder and linear layer; no target, no queue. Its trainer gives it the labelled images only."""
-
-    starts = "online.encoder."  # what it takes of another run's weights
-
-    def __init__(self, config, num_classes: int):
-        super().__init__()
-        self.config, self.num_classes = config, num_classes
+    def __init__(self, config, num_classes: int, num_images: int = 0):
+        super().__init__(config, num_classes)
         f = networks(config, generator(config.seed, 0, INIT))["encoder"]
         head = nn.utils.skip_init(nn.Linear, f.dim, num_classes)
         nn.init.zeros_(head.weight), nn.init.zeros_(head.bias)
         self.online, self.target = nn.ModuleDict({"encoder": f, "head": head}), nn.ModuleDict()
-        f.requires_grad_(config.method == "finetune")
+        f.requires_grad_(not self.frozen)
         self.train()
-
-    @property
-    def encoder(self) -> nn.Module:
-        return self.online["encoder"]
 
     @property
     def model(self) -> nn.Sequential:
@@ -56,20 +41,30 @@ class Classifier(nn.Module):
 
     def train(self, mode: bool = True) -> "Classifier":
         super().train(mode)
-        self.encoder.train(mode and self.config.method == "finetune")
+        self.encoder.train(mode and not self.frozen)
         return self
 
-    def forward(self, views: list[Tensor], batch: Batch, draws: Draws) -> tuple[Tensor, dict]:
+    def forward(self, views: list[Tensor], batch: Batch, draws) -> tuple[Tensor, dict]:
         """Views (B, 3, S, S), labels (B,), all known -> the loss, and what the step saw, for the monitor."""
-        with autocast_of(self.config, views[0].device):
-            f = [in_parts(self.encoder, x, self.config.microbatches) for x in views]  # each (B, dim)
-            logits = torch.stack([at_least_float(self.online["head"](x)) for x in f])  # (views, B, C)
+        with parallel.autocast_of(self.config, views[0].device):
+            f = [parallel.in_parts(self.encoder, x, self.config.microbatches) for x in views]  # each (B, dim)
+            logits = torch.stack([parallel.at_least_float(self.online["head"](x)) for x in f])  # (views, B, C)
         loss = torch.stack([F.cross_entropy(of_view, batch.labels) for of_view in logits]).mean()
-        o = F.normalize(at_least_float(torch.stack(f).detach()), dim=2)
+        o = F.normalize(parallel.at_least_float(torch.stack(f).detach()), dim=2)
         return loss, {"terms": {"L_ce": loss.detach()}, "o": o, "predicted": logits.argmax(2)}
 
-    def before_step(self, progress: float) -> None:
-        """Nothing: there is no target."""
+    @torch.no_grad()
+    def count(self, seen: dict, batch: Batch, truth_of: Tensor) -> dict:
+        """accuracy: the share of its views (of training images) that it puts in the right class, over all processes."""
+        right = seen["predicted"] == batch.labels
+        both = right.sum(), torch.ones_like(right, dtype=torch.long).sum()
+        parallel.total(list(both))
+        return {"accuracy": both}
 
-    def after_step(self, progress: float) -> None:
-        """Nothing: there is no target."""
+
+class FineTuning(Classifier):
+    title = "fine-tuning"
+
+
+class LinearEvaluation(Classifier):
+    title, frozen = "linear evaluation", True

@@ -25,27 +25,21 @@ Shapes: B batch, N candidates, D embedding width, M levels, n images by id, Q qu
 """
 
 import copy
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ema import ema_update, gamma_at
+from .. import parallel
+from ..method import Batch, Method, encode
 from ..networks import networks
-from ..parallel import world
-from ..parallel.device import at_least_float, autocast_of
-from ..parallel.memory import in_parts, together
 from ..rng import CLUSTERS, INIT, generator
-from ..semppl import Batch, encode
 
 
-class Draws(NamedTuple):
-    """A step's random choices beside the views: none."""
-
-
-def draw_step(config, step: int) -> Draws:
-    return Draws()
+def different_views(config) -> None:
+    """ValueError unless an image has two views to compare."""
+    if config.large_views + config.small_views < 2:
+        raise ValueError(f"method = {config.method!r} compares different views and there is 1; give large_views=2.")
 
 
 # ---- losses: pure functions of tensors ------------------------------------------------------------------------------
@@ -139,33 +133,40 @@ class KeyQueue(nn.Module):
 # ---- the method -----------------------------------------------------------------------------------------------------
 
 
-class IFND(nn.Module):
+class IFND(Method):
     """Query and key networks, pseudo-labels, perhaps a queue, and one step of learning.
 
     num_images is the largest id of a training image plus one. ValueError: more clusters than images.
     """
 
+    title = "IFND"
+
     def __init__(self, config, num_classes: int, num_images: int):
-        super().__init__()
+        super().__init__(config, num_classes)
         if max(config.clusters, default=0) > num_images:
             raise ValueError(f"clusters = {config.clusters} asks for {max(config.clusters)} clusters of {num_images} "
                              f"images; give at most {num_images}.")  # fmt: skip
-        self.config, self.num_classes = config, num_classes
         self.online = networks(config, generator(config.seed, 0, INIT))  # encoder f, projector g
         del self.online["predictor"]
         self.target = copy.deepcopy(self.online).requires_grad_(False) if config.keys == "target" else nn.ModuleDict()
         self.pseudo = PseudoLabels(max(1, len(config.clusters)), num_images)
         self.queue = KeyQueue(config.key_queue, config.embedding_dim)
 
-    @property
-    def encoder(self) -> nn.Module:
-        return self.online["encoder"]
+    @staticmethod
+    def check(config) -> None:
+        different_views(config)
+
+    @staticmethod
+    def images_in(tensors: dict) -> int:
+        labels = tensors.get("pseudo.labels")  # a column an image
+        return labels.shape[-1] if isinstance(labels, Tensor) and labels.dim() else 0
 
     def _embed(self, x: Tensor, networks: nn.ModuleDict) -> Tensor:
         """n(g(f(x))), (B, D)."""
-        with autocast_of(self.config, x.device):
-            x = in_parts(nn.Sequential(networks["encoder"], networks["projector"]), x, self.config.microbatches)
-        return F.normalize(at_least_float(x), dim=1)
+        with parallel.autocast_of(self.config, x.device):
+            network = nn.Sequential(networks["encoder"], networks["projector"])
+            x = parallel.in_parts(network, x, self.config.microbatches)
+        return F.normalize(parallel.at_least_float(x), dim=1)
 
     def query(self, x: Tensor) -> Tensor:
         return self._embed(x, self.online)
@@ -176,16 +177,16 @@ class IFND(nn.Module):
 
     def query_all(self, views: list[Tensor]) -> Tensor:
         """Queries that are also keys, (L + V, B, D): batch statistics span the views, as in SimCLR's code."""
-        with autocast_of(self.config, views[0].device):
-            z = together(self.online["encoder"], self.online["projector"], views, self.config.microbatches)
-        return F.normalize(at_least_float(z), dim=2)
+        with parallel.autocast_of(self.config, views[0].device):
+            z = parallel.together(self.online["encoder"], self.online["projector"], views, self.config.microbatches)
+        return F.normalize(parallel.at_least_float(z), dim=2)
 
-    def forward(self, views: list[Tensor], batch: Batch, draws: Draws) -> tuple[Tensor, dict]:
+    def forward(self, views: list[Tensor], batch: Batch, draws) -> tuple[Tensor, dict]:
         """Views (L + V) x (B, 3, S, S), large first -> the loss, and what the step saw, for the monitor."""
         cfg, L, Q = self.config, self.config.large_views, self.config.key_queue
-        ids = world.gather(batch.ids)
+        ids = parallel.gather(batch.ids)
         if batch.oracle is not None:
-            self.pseudo.labels[:, ids], self.pseudo.accepted[:, ids] = world.gather(batch.oracle), True
+            self.pseudo.labels[:, ids], self.pseudo.accepted[:, ids] = parallel.gather(batch.oracle), True
 
         # Queries i meet the keys j of their own image's other views.
         pairs = [(i, j) for i in range(len(views)) for j in ((L - 1,) if Q else range(L)) if i != j]
@@ -202,11 +203,11 @@ class IFND(nn.Module):
         fn = false_negatives(self.pseudo.of(batch.ids), self.pseudo.of(candidate_ids), own)  # (M, B, N)
 
         name, compare = ("L_elim", eliminate) if cfg.false_negatives == "eliminate" else ("L_attr", attract)
-        candidates = {j: self.queue.keys.clone() if Q else world.gather(k[j]) for j in k}  # each (N, D)
+        candidates = {j: self.queue.keys.clone() if Q else parallel.gather(k[j]) for j in k}  # each (N, D)
         s = [similarities(q[i], k[j], candidates[j], own, cfg.tau) for i, j in pairs]  # each (B, 1 + N)
         loss = torch.stack([compare(pair, level).mean() for pair in s for level in fn]).mean()
         if Q:
-            self.queue.enqueue(world.gather(k[L - 1].detach()), ids)
+            self.queue.enqueue(parallel.gather(k[L - 1].detach()), ids)
         seen = {"o": torch.stack(list(q.values())).detach(), "ids": batch.ids, "candidate_ids": candidate_ids}
         seen |= {"own": own, "fn": fn, "accepted": self.pseudo.of(batch.ids) >= 0}
         return loss, {"terms": {name: loss.detach()}, **seen}
@@ -227,27 +228,35 @@ class IFND(nn.Module):
     def assign(self, v: Tensor, ids: Tensor, seed: int) -> None:
         """New pseudo-labels from keys v (n, D) of the images ids (n,); process 0 clusters, all take its labels."""
         cfg, labels, kappa = self.config, self.pseudo.labels, self.pseudo.kappa
-        for level, K in enumerate(cfg.clusters if world.rank() == 0 else ()):
+        for level, K in enumerate(cfg.clusters if parallel.rank() == 0 else ()):
             y, confident = confidence(v, cluster(v, K, seed), cfg.tau, cfg.knn_chunk_mb)
             labels[level, ids], kappa[level, ids] = y.to(labels.device), confident.to(kappa)
         for buffer in (labels, kappa):
-            buffer.copy_(world.gather(buffer)[: len(buffer)])
+            buffer.copy_(parallel.gather(buffer)[: len(buffer)])
 
     def embed(self, images: Tensor, batch: int = 500) -> Tensor:
         """Unit keys (n, D) of whole images (n, 3, H, W), uint8 or float in [0, 1], batch norm frozen, on the CPU."""
         part = self.online if self.config.keys == "online" else self.target
         return F.normalize(encode(nn.Sequential(part["encoder"], part["projector"]), images, self.config, batch), dim=1)
 
-    def before_step(self, progress: float) -> None:
-        """Nothing: the target moves after the step, as in MoCo."""
-
-    def after_step(self, progress: float) -> None:
-        """xi <- gamma xi + (1 - gamma) theta; progress = steps done / all steps."""
-        gamma = gamma_at(self.config.gamma, self.config.gamma_schedule, progress)
-        for part in self.target:
-            ema_update(self.target[part], self.online[part], gamma)
-
     @torch.no_grad()
-    def encode(self, images: Tensor, batch: int = 500) -> Tensor:
-        """Images (n, 3, H, W), uint8 or float in [0, 1] -> frozen features f(x) (n, dim) on the CPU."""
-        return encode(self.encoder, images, self.config, batch)
+    def count(self, seen: dict, batch: Batch, truth_of: Tensor) -> dict:
+        """Sums over all processes; `false_negatives` are those that are left:
+
+        false_negatives_before  share of negatives of the image's true class, before any was found
+        acceptance              share of images whose pseudo-label is accepted, over levels
+        pair_precision          share of found pairs that are of one true class, over levels
+        pair_recall             share of pairs of one true class that are found, over levels
+        """
+        other, fn = ~seen["own"], seen["fn"]  # (B, N), (M, B, N)
+        same = other & (truth_of[seen["ids"]][:, None] == truth_of[seen["candidate_ids"].clamp(min=0)])
+        left, found = other & ~fn, (fn & same).sum()
+        counts = {
+            "false_negatives_before": (same.sum(), other.sum()),
+            "false_negatives": ((left & same).sum(), left.sum()),
+            "acceptance": (seen["accepted"].sum(), torch.ones_like(seen["accepted"], dtype=torch.long).sum()),
+            "pair_precision": (found.clone(), fn.sum()),
+            "pair_recall": (found, same.sum() * len(fn)),
+        }
+        parallel.total([part for both in counts.values() for part in both])
+        return counts
