@@ -6,10 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from semppl_mini import Data, SemPPL, load_data
+from semppl_mini import Data, SemPPL, load_data, monitor
 from semppl_mini.data import data_dir
-from semppl_mini.parallel.device import autocast_of
-from semppl_mini.train import Trainer
+from semppl_mini.batches import Batches
+from semppl_mini.parallel import autocast_of
+from semppl_mini.optim import lr_at, make_optimizer, set_lr
+from semppl_mini.train import average_and_check, placed
 
 
 @functools.cache
@@ -19,25 +21,37 @@ def real_images() -> Data:
 
 
 class Stepper:
-    """A trainer whose queues are full from the start; each call of `step` is one whole `Trainer.step`."""
+    """A training whose queues are full from the start; each call of `step` is one whole step of `fit`."""
 
     def __init__(self, config):
         data = real_images()
         self.config, self.done = config, 0
-        self.trainer = Trainer(config, data.train, SemPPL(config, len(data.classes)))
-        self.method = self.trainer.method.train()
+        self.batches = Batches(config, data.train, SemPPL.draw)
+        self.method = placed(SemPPL(config, len(data.classes)), self.batches.device)
+        self.optimizer = make_optimizer(config, self.method.online)
         self.gradient = torch.randn(config.batch_size, config.embedding_dim) / config.batch_size
         queue = self.method.queue
         queue.keys.copy_(F.normalize(torch.randn(queue.keys.shape), dim=-1))
         queue.labels.copy_(torch.arange(config.queue) % len(data.classes))
         queue.ids.copy_(torch.arange(config.queue) + len(data.train))
 
-    def step(self) -> None:
-        self.trainer.step(self.done, self.trainer.source[self.done])
+    def step(self, placed_step: tuple | None = None) -> None:
+        """The next step; or of one that is placed already, all that follows."""
+        views, batch, draws = placed_step or self.batches.place(self.batches[self.done])
+        loss, seen = self.method(views, batch, draws)
+        terms = monitor.terms_of(loss, seen)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        average_and_check(self.method.online, terms)
+        set_lr(self.optimizer, lr_at(self.config, self.done / self.batches.each))
+        self.optimizer.step()
+        self.method.after_step(self.done / (self.batches.each * self.config.epochs))
+        self.method.count(seen, batch, self.batches.truth_of)
+        torch.stack(list(terms.values())).tolist()
         self.done += 1
 
     def views(self) -> list[Tensor]:
-        return self.trainer.load(self.trainer.source[0])[0]
+        return self.batches.place(self.batches[0])[0]
 
     def bare(self, views: list[Tensor]) -> None:
         """Forward and backward of the online networks on all views, forward of the target's on large ones.
@@ -45,15 +59,15 @@ class Stepper:
         The gradient that enters is random: a constant one would die in the last batch norm.
         """
         online, target = self.method.online, self.method.target
-        with autocast_of(self.config, self.trainer.device):
+        with autocast_of(self.config, self.batches.device):
             o = [online["predictor"](online["projector"](online["encoder"](x))) for x in views]
             with torch.no_grad():
                 for x in views[: self.config.large_views]:
                     target["projector"](target["encoder"](x))
-        self.trainer.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(o, [self.gradient.to(x.dtype) for x in o])
 
     def update(self) -> None:
         """Optimizer step and moving average."""
-        self.trainer.optimizer.step()
+        self.optimizer.step()
         self.method.after_step(0.5)

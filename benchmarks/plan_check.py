@@ -3,7 +3,7 @@
     python benchmarks/plan_check.py            # under three minutes on two idle cores
 
 One number is fitted, the FLOP/s that FITTED achieves; the plan's FLOPs over it are the prediction for the others, and
-what each achieves is printed beside, so that another choice can be judged. Measured is a whole `Trainer.step`, with the
+what each achieves is printed beside, so that another choice can be judged. Measured is a whole step of `fit`, with the
 making of views and the monitor, which the plan leaves out, by turns (see timing.py), in seconds of the processor: on a
 busy machine those of the clock say little. Memory is the growth of the resident size to its peak in three steps, in a
 process of its own (Linux), against the plan's whole sum.

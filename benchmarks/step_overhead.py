@@ -1,6 +1,6 @@
 """(a) What does SemPPL cost beside its networks? A whole training step against their bare passes.
 
-Full step    `Trainer.step`: images taken, views made, negatives and positives drawn, online and target
+Full step    a step of `fit`: images taken, views made, negatives and positives drawn, online and target
              networks, queues, votes, losses, backward, optimizer, moving average, the monitor's counts.
 Bare passes  the same networks at the same precision on one batch of views made beforehand: online forward
              and backward on all views, target forward on the large ones. No loss, no optimizer.
@@ -9,8 +9,6 @@ The second line of each group gives the step the same views, made beforehand: wh
 third also adds optimizer and moving average to the bare passes, since every method with a target pays them. The
 fourth is the share of the whole step that goes into making views.
 """
-
-import copy
 
 from common import Stepper
 from timing import by_turns, row
@@ -28,10 +26,8 @@ def measure(rounds: int = 9) -> list[dict]:
 
 def compare(name: str, config, rounds: int) -> list[dict]:
     stepper = Stepper(config)
-    prepared = stepper.trainer.source[0]
-    loaded = stepper.trainer.load(prepared)  # views, batch, true classes
-    views, ready = loaded[0], copy.copy(stepper.trainer)
-    ready.load = lambda prepared: loaded
+    placed = stepper.batches.place(stepper.batches[0])  # views, batch, draws
+    views = placed[0]
 
     def bare():
         stepper.bare(views)
@@ -41,7 +37,7 @@ def compare(name: str, config, rounds: int) -> list[dict]:
         stepper.update()
 
     tasks = {"full step": stepper.step, "bare": bare, "bare + update": bare_and_update}
-    tasks |= {"views": stepper.views, "step, ready views": lambda: ready.step(0, prepared)}
+    tasks |= {"views": stepper.views, "step, ready views": lambda: stepper.step(placed)}
     seconds, B = by_turns(tasks, rounds), config.batch_size
     return [
         row(f"{name}: step / bare passes", seconds, "full step", "bare", 0.90, B),

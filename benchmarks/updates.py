@@ -12,8 +12,8 @@ from timm.optim import Lars
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.models import resnet50
 
-from semppl_mini.ema import ema_update
 from semppl_mini.lars import LARS, param_groups
+from semppl_mini.optim import ema_update
 
 SETTINGS = dict(lr=0.3, momentum=0.9, weight_decay=1e-6)
 

@@ -1,6 +1,6 @@
 """(b) Images a second against lightly's BYOL: same backbone, heads, batch, two large views of real images.
 
-Ours     whole `Trainer.step`s of SemPPL: beside BYOL's work, queues, votes and semantic positives.
+Ours     whole steps of `fit` with SemPPL: beside BYOL's work, queues, votes and semantic positives.
 lightly  its heads, loss, momentum update and transforms (no blur, as its CIFAR example has it), PIL images
          through a DataLoader with 2 workers, plain SGD; timed in the steady state.
 Ceiling  the bare networks on views made beforehand (step_overhead.py): no method with them can be faster.

@@ -14,10 +14,9 @@ import imagenet
 import torch
 
 import semppl_mini as s
-from semppl_mini import relatives as methods
 from semppl_mini.files import checkpoint
+from semppl_mini.keeping import keep_encoders, runs_dir
 from semppl_mini.keeping.command import Parser, override
-from semppl_mini.keeping.run import keep_encoders, runs_dir
 from semppl_mini.parallel import world
 from semppl_mini.parallel.device import device_of, uses_bf16
 from semppl_mini.readout.evaluation import classifier_accuracy, labelled_images, tuning
@@ -94,7 +93,7 @@ def main(doc: str, launcher: str) -> None:
     if not first:
         return
     result |= {"train_seconds": sum(r["seconds"] for r in run.history), "history": run.history}
-    if config.method in methods.CLASSIFIERS:
+    if run.method.labelled_only:
         names = {"supervised" if args.supervised else config.method: args.split, "val": "val"}
         result["results"] = {name: classifier_accuracy(run.method.model, getattr(data, split), config)
                              for name, split in names.items() if len(getattr(data, split))}  # fmt: skip

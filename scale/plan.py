@@ -18,10 +18,10 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from semppl_mini import presets
+from semppl_mini.batches import steps_per_epoch
 from semppl_mini.config import Config
 from semppl_mini.keeping.command import Parser, command, override
 from semppl_mini.networks import networks
-from semppl_mini.train import steps_per_epoch
 
 HEADROOM = 0.1  # of a chip's memory, for temporaries and what an allocator wastes [ours]
 

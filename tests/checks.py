@@ -12,10 +12,11 @@ import math
 
 import numpy as np
 import torch
+from bare import Bare
 from torch.testing import assert_close
 from torchvision.transforms.v2 import functional as TF
 
-from semppl_mini import ema, lars, losses, networks, positives, semppl, train, views
+from semppl_mini import fit, lars, losses, networks, optim, positives, semppl, views
 from semppl_mini import votes as pseudo_labels
 from semppl_mini.config import Config
 from semppl_mini.data import Data, hide_labels, load_data, pick
@@ -571,7 +572,7 @@ def check_ema(device):
     target, online = mlp(3, 4, 2).to(device), mlp(3, 4, 2).to(device)
     for gamma in (0.99, 0.3, 0.0, 1.0):
         before = [array(p) for p in target.parameters()]
-        ema.ema_update(target, online, gamma)
+        optim.ema_update(target, online, gamma)
         for old, xi, theta in zip(before, target.parameters(), online.parameters(), strict=True):
             np.testing.assert_allclose(array(xi), gamma * old + (1 - gamma) * array(theta), atol=1e-6)
 
@@ -579,11 +580,11 @@ def check_ema(device):
 def check_target_follows_step(device):
     """A training step moves the target by the EMA formula, towards the weights after the optimizer's step."""
     config = tiny(device=str(device), warmup_epochs=0)
-    trainer = train.Trainer(config, tiny_data().train, SemPPL(config, 10))
-    trainer.step(0, trainer.source.prepare(0, torch.arange(16)))  # before it, the target equals the online network
+    trainer = Bare(config, tiny_data().train)
+    trainer.step(0, trainer.batches.prepare(0, torch.arange(16)))  # before it, the target equals the online network
     target = [array(p) for p in trainer.method.target.parameters()]
     theta = {name: array(p) for name, p in trainer.method.online.named_parameters()}
-    trainer.step(1, trainer.source.prepare(1, torch.arange(16, 32)))
+    trainer.step(1, trainer.batches.prepare(1, torch.arange(16, 32)))
     moved = 0
     named = trainer.method.target.named_parameters()
     for old, (name, xi) in zip(target, named, strict=True):
@@ -629,8 +630,8 @@ def check_schedule(device=None):
     peak = 0.3 * 64 / 256
     wanted = {0: 0, 1: peak / 3, 1.5: peak / 2, 3: peak, 7.5: peak / 2, 6: 0.75 * peak, 12: 0}
     for epoch, rate in wanted.items():
-        assert abs(train.lr_at(config, epoch) - rate) < 1e-12, epoch
-    rates = [train.lr_at(config, e / 10) for e in range(121)]
+        assert abs(optim.lr_at(config, epoch) - rate) < 1e-12, epoch
+    rates = [optim.lr_at(config, e / 10) for e in range(121)]
     assert rates[:31] == sorted(rates[:31]) and rates[30:] == sorted(rates[30:], reverse=True)
 
 
@@ -665,7 +666,7 @@ def hidden_permuted(data):
 def check_hidden(device=None, **changes):
     """Hidden labels leave no trace: not in a weight, not in a buffer, queues included, not in a loss."""
     config = tiny(labelled_share=0.25, precision="fp32", **changes)
-    runs = [train.fit(config, data, progress=False) for data in (tiny_data(), hidden_permuted(tiny_data()))]
+    runs = [fit(config, data, progress=False) for data in (tiny_data(), hidden_permuted(tiny_data()))]
     assert not differing(*map(weights, runs))
     one, other = (run.history[-1] for run in runs)
     assert one["loss"] == other["loss"]

@@ -14,10 +14,10 @@ from torch.testing import assert_close
 
 from semppl_mini import fit, load_run, monitor
 from semppl_mini.lars import LARS, param_groups
+from semppl_mini.method import Batch, encode
 from semppl_mini.readout.evaluation import fine_tune
 from semppl_mini.relatives import carp
 from semppl_mini.relatives.carp import CARP, Draws
-from semppl_mini.semppl import Batch, encode
 
 EPS = float(np.finfo(np.float32).eps)
 
@@ -304,9 +304,9 @@ def test_carp_monitor_counts_equal_a_loop(device):
     chosen = (random(2, 16, seed=2) * 9).long()
     perplexity = math.exp(-sum(c * math.log(c) for c in usage.tolist()))
     wanted = {"prototype_usage": perplexity / 26, "prototypes_chosen": len(set(chosen.flatten().tolist())) / 26}
-    counts = monitor.count_carp({"usage": usage.to(device), "chosen": chosen.to(device)})
+    counts = CARP.count(None, {"usage": usage.to(device), "chosen": chosen.to(device)}, None, None)
     assert monitor.shares([counts]) == pytest.approx(wanted, abs=1e-6)
-    few = monitor.count_carp({"usage": one_hots(torch.tensor(3), 26), "chosen": torch.tensor([[3, 3], [3, 3]])})
+    few = CARP.count(None, {"usage": one_hots(torch.tensor(3), 26), "chosen": torch.full((2, 2), 3)}, None, None)
     assert monitor.shares([few]) == pytest.approx({"prototype_usage": 1 / 26, "prototypes_chosen": 1 / 4})
 
 

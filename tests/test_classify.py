@@ -12,11 +12,10 @@ import torch.nn.functional as F
 from checks import tiny, tiny_data
 from torch.testing import assert_close
 
-from semppl_mini import fit
-from semppl_mini import relatives as methods
+from semppl_mini import fit, relatives
 from semppl_mini.keeping.run import load_run
+from semppl_mini.method import Batch
 from semppl_mini.readout.evaluation import classifier_accuracy
-from semppl_mini.semppl import Batch
 
 KINDS = ("finetune", "linear")
 
@@ -48,7 +47,7 @@ def test_classifier_starts_from_a_run_and_trains_what_it_should(kind, pretrained
 
 
 def test_classifier_loss_and_accuracy_are_those_of_a_plain_one(pretrained):
-    method = methods.make(config_of("linear", large_views=2), 10, 64)
+    method = relatives.LinearEvaluation(config_of("linear", large_views=2), 10)
     torch.nn.init.normal_(method.online["head"].weight)
     views, labels = [torch.randn(8, 3, 16, 16) for _ in range(2)], torch.arange(8) % 10
     method.train()
@@ -57,7 +56,7 @@ def test_classifier_loss_and_accuracy_are_those_of_a_plain_one(pretrained):
     with torch.no_grad():
         logits = [method.online["head"](method.encoder(x)) for x in views]
     assert_close(loss.detach(), (F.cross_entropy(logits[0], labels) + F.cross_entropy(logits[1], labels)) / 2)
-    right, of = methods.count(method.config, seen, labels, labels, None)["accuracy"]
+    right, of = method.count(seen, Batch(labels, labels), None)["accuracy"]
     assert (int(right), int(of)) == (sum(int((x.argmax(1) == labels).sum()) for x in logits), 16)
 
 

@@ -16,7 +16,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch.testing import assert_close
 
-from semppl_mini import fit
+from semppl_mini import SemPPL, fit
+from semppl_mini.method import encode
 from semppl_mini.readout.evaluation import (
     classifier_accuracy,
     evaluate,
@@ -29,7 +30,6 @@ from semppl_mini.readout.evaluation import (
     supervised,
     untrained_encoder,
 )
-from semppl_mini.semppl import SemPPL, encode
 
 evaluation = importlib.import_module("semppl_mini.readout.evaluation")
 

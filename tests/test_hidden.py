@@ -6,7 +6,7 @@ import torch
 from checks import differing, hidden_permuted, tiny, tiny_data, weights
 
 from semppl_mini import SemPPL, fit
-from semppl_mini.train import Trainer
+from semppl_mini.batches import Batches
 
 
 @pytest.mark.parametrize("changes", [
@@ -32,8 +32,8 @@ def test_hidden_labels_are_no_part_of_a_batch():
     index = torch.arange(16)
     for oracle in (False, True):
         config = tiny(oracle=oracle)
-        trainer = Trainer(config, data.train, SemPPL(config, 10))
-        _, batch, truth = trainer.load(trainer.source.prepare(0, index))
+        batches = Batches(config, data.train, SemPPL.draw)
+        _, batch, _ = batches.place(batches.prepare(0, index))
         assert torch.equal(batch.labels, data.train.labels[:16]) and (batch.labels == -1).any()
-        assert torch.equal(truth, data.train.truth[:16])
-        assert (batch.oracle is None) is not oracle
+        assert torch.equal(batches.truth_of[batch.ids], data.train.truth[:16])
+        assert batch.oracle is None if not oracle else torch.equal(batch.oracle, data.train.truth[:16])

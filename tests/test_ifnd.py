@@ -26,10 +26,10 @@ from torch.testing import assert_close
 
 from semppl_mini import fit, load_run, monitor
 from semppl_mini.files import checkpoint
+from semppl_mini.method import Batch, Draws
 from semppl_mini.parallel import world
 from semppl_mini.relatives import ifnd
-from semppl_mini.relatives.ifnd import IFND, Draws, KeyQueue, PseudoLabels
-from semppl_mini.semppl import Batch
+from semppl_mini.relatives.ifnd import IFND, KeyQueue, PseudoLabels
 
 
 def config_of(**changes):
@@ -419,7 +419,7 @@ def test_ifnd_oracle_leaves_no_negative_of_the_own_class(device):
     for step in range(3):
         x, batch = inputs(method.config, step, device)
         _, seen = method(x, batch._replace(oracle=truth[batch.ids]), Draws())
-    counts = monitor.shares([monitor.count_ifnd(seen, truth)])
+    counts = monitor.shares([IFND.count(None, seen, None, truth)])
     assert counts["false_negatives"] == 0 < counts["false_negatives_before"]
     assert counts["pair_precision"] == counts["pair_recall"] == counts["acceptance"] == 1
 
@@ -490,7 +490,7 @@ def test_ifnd_monitor_counts_equal_a_loop(device):
             if same:
                 lists["pair_recall"].append(found)
     wanted = {name: sum(answers) / len(answers) for name, answers in lists.items()}
-    assert monitor.shares([monitor.count_ifnd(seen, truth)]) == pytest.approx(wanted, abs=1e-6)
+    assert monitor.shares([IFND.count(None, seen, None, truth)]) == pytest.approx(wanted, abs=1e-6)
 
 
 @pytest.mark.parametrize("changes", [{}, {"key_queue": 40, "keys": "target"}])

@@ -23,8 +23,8 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from semppl_mini import Config, evaluate, fit, views
+from semppl_mini.batches import epoch_order
 from semppl_mini.rng import VIEWS, generator
-from semppl_mini.train import epoch_order
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("SEMPPL_SHARED") or ROOT.parent / "shared") / "data"

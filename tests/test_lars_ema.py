@@ -6,7 +6,7 @@ import torch
 from checks import tiny, units
 from torch.testing import assert_close
 
-from semppl_mini import ema, lars, train
+from semppl_mini import lars, optim
 from semppl_mini.networks import mlp
 
 # ---- LARS
@@ -116,14 +116,14 @@ def test_ema_equals_its_formula(device):
 def test_gamma_one_freezes_the_target(device):
     target, online = mlp(3, 4, 2).to(device), mlp(3, 4, 2).to(device)
     before = [p.clone() for p in target.parameters()]
-    ema.ema_update(target, online, 1.0)
+    optim.ema_update(target, online, 1.0)
     assert all(torch.equal(*pair) for pair in zip(before, target.parameters(), strict=True))
 
 
 def test_the_online_network_does_not_move(device):
     target, online = mlp(3, 4, 2).to(device), mlp(3, 4, 2).to(device)
     before = [p.clone() for p in online.parameters()]
-    ema.ema_update(target, online, 0.5)
+    optim.ema_update(target, online, 0.5)
     assert all(torch.equal(*pair) for pair in zip(before, online.parameters(), strict=True))
 
 
@@ -132,8 +132,8 @@ def test_the_target_moves_after_the_step_and_towards_its_result(device):
 
 
 def test_gamma_schedule():
-    assert [ema.gamma_at(0.99, "constant", p) for p in (0, 0.3, 1)] == [0.99] * 3
-    assert [ema.gamma_at(0.99, "cosine", p) for p in (0, 0.5, 1)] == pytest.approx([0.99, 0.995, 1.0])
+    assert [optim.gamma_at(0.99, "constant", p) for p in (0, 0.3, 1)] == [0.99] * 3
+    assert [optim.gamma_at(0.99, "cosine", p) for p in (0, 0.5, 1)] == pytest.approx([0.99, 0.995, 1.0])
 
 
 # ---- learning rate
@@ -145,7 +145,7 @@ def test_learning_rate_warms_up_and_anneals():
 
 def test_no_warm_up_starts_at_the_peak():
     config = tiny(epochs=4, warmup_epochs=0, lr=0.3, batch_size=256)
-    assert [train.lr_at(config, epoch) for epoch in (0, 2, 4)] == pytest.approx([0.3, 0.15, 0.0])
+    assert [optim.lr_at(config, epoch) for epoch in (0, 2, 4)] == pytest.approx([0.3, 0.15, 0.0])
 
 
 @pytest.mark.parametrize("optimizer", ["lars", "sgd", "adamw"])
@@ -154,7 +154,7 @@ def test_every_optimizer_spares_biases_and_batch_norm_from_decay(optimizer):
     module = mlp(5, 4, 3)
     torch.nn.init.ones_(module[0].bias)
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
-    built = train.make_optimizer(tiny(optimizer=optimizer, weight_decay=0.1), module)
+    built = optim.make_optimizer(tiny(optimizer=optimizer, weight_decay=0.1), module)
     for group in built.param_groups:
         group["lr"] = 0.5
     for p in module.parameters():

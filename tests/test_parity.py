@@ -11,7 +11,7 @@ import torch
 from checks import tiny
 from torch.testing import assert_close
 
-from semppl_mini import train
+from semppl_mini.batches import Batches
 from semppl_mini.parallel import world
 
 PARITY = Path(__file__).with_name("parity.py")
@@ -126,7 +126,7 @@ def test_parity_notices(bug, folder, alone):
 def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch):
     monkeypatch.setattr(world, "size", lambda: 3)
     with pytest.raises(ValueError, match="A batch of 16 cannot be shared by 3 processes; give batch_size=15."):
-        train.Trainer(tiny(), parity.tiny_data().train, parity.SemPPL(tiny(), 10))
+        Batches(tiny(), parity.tiny_data().train, parity.SemPPL.draw)
 
 
 def test_gather_and_mean_are_the_identity_alone():

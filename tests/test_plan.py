@@ -22,10 +22,10 @@ import plan as planner  # noqa: E402
 
 from semppl_mini import plots, presets  # noqa: E402
 from semppl_mini.networks import networks  # noqa: E402
+from semppl_mini.optim import make_optimizer  # noqa: E402
 from semppl_mini.parallel import world  # noqa: E402
 from semppl_mini.parallel.memory import in_parts  # noqa: E402
 from semppl_mini.semppl import Batch, SemPPL, draw_step  # noqa: E402
-from semppl_mini.train import make_optimizer  # noqa: E402
 
 LARGE = dict(backbone="resnet50", stem="imagenet", large_size=64, small_size=32)
 SMALL_CHIP = planner.Chip("toy", 1e12, 40e6, "invented")

@@ -15,7 +15,7 @@ import test_ifnd
 import torch
 import torch.nn.functional as F
 
-from semppl_mini import ema, lars, losses, networks, positives, semppl, train, views
+from semppl_mini import batches, lars, losses, networks, optim, positives, semppl, views
 from semppl_mini import votes as pseudo_labels  # fmt: skip
 from semppl_mini.parallel import memory
 from semppl_mini.queue import LabelledQueue
@@ -260,12 +260,12 @@ def the_arguments_of_the_kl_are_swapped(right):
 # ---- target, optimizer, schedule
 
 
-@planted(checks.check_ema, ema, "ema_update")
+@planted(checks.check_ema, optim, "ema_update")
 def the_target_is_a_copy(right):
     return lambda target, online, gamma: right(target, online, 0.0)
 
 
-@planted(checks.check_ema, ema, "ema_update")
+@planted(checks.check_ema, optim, "ema_update")
 def gamma_is_swapped(right):
     return lambda target, online, gamma: right(target, online, 1 - gamma)
 
@@ -323,12 +323,12 @@ def lars_has_no_trust_ratio(right):
     return lambda w, u, eta: torch.ones(())
 
 
-@planted(checks.check_schedule, train, "lr_at")
+@planted(checks.check_schedule, optim, "lr_at")
 def no_warm_up(right):
     return lambda config, epoch: right(config.replace(warmup_epochs=0), epoch)
 
 
-@planted(checks.check_schedule, train, "lr_at")
+@planted(checks.check_schedule, optim, "lr_at")
 def the_rate_is_not_scaled_with_the_batch(right):
     return lambda config, epoch: right(config, epoch) * 256 / config.batch_size
 
@@ -435,20 +435,20 @@ def parts_are_normalised_by_the_whole_batch(right):
 # ---- hidden labels
 
 
-@planted(checks.check_hidden, train.Trainer, "load")
+@planted(checks.check_hidden, batches.Batches, "place")
 def hidden_labels_leak_into_y_bar(right):
     def wrong(self, ready):
-        x, batch, truth = right(self, ready)
-        return x, batch._replace(oracle=truth), truth
+        x, batch, draws = right(self, ready)
+        return x, batch._replace(oracle=self.truth_of[batch.ids]), draws
 
     return wrong
 
 
-@planted(checks.check_hidden, train.Trainer, "load")
+@planted(checks.check_hidden, batches.Batches, "place")
 def hidden_labels_leak_into_the_queue(right):
     def wrong(self, ready):
-        x, batch, truth = right(self, ready)
-        return x, batch._replace(labels=truth), truth
+        x, batch, draws = right(self, ready)
+        return x, batch._replace(labels=self.truth_of[batch.ids]), draws
 
     return wrong
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,9 +15,10 @@ from checks import differing, tiny, tiny_data, weights, with_train
 from torch.testing import assert_close
 from torture import ended, unequal, untimed
 
-from semppl_mini import Interrupted, SemPPL, fit, load_run, losses, monitor, train
+from semppl_mini import Interrupted, SemPPL, fit, load_run, losses, monitor
 from semppl_mini.files import checkpoint
-from semppl_mini.keeping import run as runs
+from semppl_mini.keeping import keeper
+from semppl_mini.keeping.keeper import Keeper
 
 
 class Stop(Exception):
@@ -28,15 +30,15 @@ def run_of(config, folder=None, data=None, **more):
 
 
 def stop_at(step, monkeypatch):
-    """Trainings stop in the middle of this step, as if the machine went down."""
-    right = train.Trainer.step
+    """Trainings stop in this step, after the weights have moved, before it is noted: as if the machine went down."""
+    right = Keeper.record
 
-    def stopping(self, at, ready, learn=True, start=None):
-        if learn and at == step:
+    def stopping(self, *given):
+        if self.run.history and self.done == step:
             raise Stop
-        return right(self, at, ready, learn, start)
+        return right(self, *given)
 
-    monkeypatch.setattr(train.Trainer, "step", stopping)
+    monkeypatch.setattr(Keeper, "record", stopping)
 
 
 def stopped(config, folder, step, monkeypatch, **more):
@@ -79,9 +81,9 @@ def test_resume_equals_the_uninterrupted_run_bit_for_bit(step, changes, save_eve
 
 
 def test_resume_runs_again_only_what_was_not_saved(tmp_path, monkeypatch):
-    config, seen, right = tiny(labelled_share=0.25), [], train.Trainer.step
+    config, seen, right = tiny(labelled_share=0.25), [], Keeper.record
     stopped(config, tmp_path, 6, monkeypatch, save_every=2)
-    monkeypatch.setattr(train.Trainer, "step", lambda self, at, *a, **b: seen.append(at) or right(self, at, *a, **b))
+    monkeypatch.setattr(Keeper, "record", lambda self, *given: seen.append(self.done) or right(self, *given))
     run_of(config, tmp_path)
     assert seen == [6, 7]
 
@@ -89,8 +91,8 @@ def test_resume_runs_again_only_what_was_not_saved(tmp_path, monkeypatch):
 def test_resume_without_the_partial_epoch_is_noticed(tmp_path, monkeypatch, run):
     """A planted bug: the records of the half epoch are forgotten, so its steps run twice."""
     stopped(run.config, tmp_path, 7, monkeypatch, save_every=3)
-    right = runs.Keeper._restore
-    monkeypatch.setattr(runs.Keeper, "_restore", lambda self, *a: right(self, *a) or setattr(self.run, "steps", []))
+    right = Keeper._restore
+    monkeypatch.setattr(Keeper, "_restore", lambda self, *a: right(self, *a) or setattr(self.run, "unfinished", []))
     run_of(run.config, tmp_path)
     assert unequal(ended(tmp_path), ended(run.folder))
 
@@ -109,12 +111,12 @@ def test_resume_without_a_part_of_the_method_is_noticed(forgotten, tmp_path, mon
 @pytest.mark.parametrize("at", [5, 7])  # within the last epoch, and in its last step, before its record is made
 def test_resume_without_a_folder_goes_on_from_the_run(at, run, monkeypatch):
     """As after a notebook's stop button."""
-    def ask(self, step, ready, learn=True, start=None, right=train.Trainer.step):
-        if learn and step == at:
+    def ask(self, *given, right=Keeper.record):
+        if self.run.history and self.done == at:
             os.kill(os.getpid(), 2)
-        return right(self, step, ready, learn, start)
+        return right(self, *given)
 
-    monkeypatch.setattr(train.Trainer, "step", ask)
+    monkeypatch.setattr(Keeper, "record", ask)
     words = f"Stopped after step {at + 1} of 8: nothing is on disk; fit.* resume=run"
     with pytest.raises(Interrupted, match=words) as stop:
         run_of(run.config)
@@ -138,7 +140,7 @@ def test_two_processes_repeat_a_run_bit_for_bit(tmp_path):
     code = "import sys; sys.path.insert(0, 'tests'); import torch, torture; torch.set_num_threads(2); "
     code += "torture.fit(torture.config_of(0), torture.tiny_data(), sys.argv[1], progress=False)"
     for name in ("one", "other"):
-        subprocess.run([sys.executable, "-c", code, tmp_path / name], cwd=runs.Path(__file__).parents[1], check=True)
+        subprocess.run([sys.executable, "-c", code, tmp_path / name], cwd=Path(__file__).parents[1], check=True)
     assert unequal(ended(tmp_path / "one"), ended(tmp_path / "other")) == []
 
 
@@ -185,8 +187,8 @@ def test_resume_is_not_hindered_by_hidden_labels(run):
 
 
 def test_resume_says_when_the_bits_may_differ(run, tmp_path, monkeypatch):
-    folder, right = copy_of(run, tmp_path), runs.software()
-    monkeypatch.setattr(runs, "software", lambda: right | {"threads": 99})
+    folder, right = copy_of(run, tmp_path), keeper.software()
+    monkeypatch.setattr(keeper, "software", lambda: right | {"threads": 99})
     with pytest.warns(UserWarning, match="was made with another threads"):
         run_of(run.config, folder)
 
@@ -205,7 +207,7 @@ def test_a_folder_is_trained_by_one_process_at_a_time(tmp_path):
 
 def test_an_interrupted_run_closes_its_log_and_frees_its_folder(tmp_path, monkeypatch):
     opened = []
-    monkeypatch.setattr(runs.Keeper, "write", lambda self, line: (opened.append(self.log), 1 / 0))
+    monkeypatch.setattr(Keeper, "write", lambda self, line: (opened.append(self.log), 1 / 0))
     with pytest.raises(ZeroDivisionError):
         run_of(tiny(epochs=1), tmp_path)
     assert opened[0].closed
@@ -323,7 +325,8 @@ def test_start_from_weights_takes_the_networks_and_nothing_else(run, tmp_path, m
     other = tiny(labelled_share=0.25, seed=5, epochs=4, tau=0.1, optimizer="adamw")
     kept = []
     with pytest.raises(Stop):
-        run_of(other, tmp_path, weights=run.folder, callbacks=[lambda run, record: kept.append(weights(run))])
+        now = lambda run, record: kept.append({name: x.clone() for name, x in weights(run).items()})  # noqa: E731
+        run_of(other, tmp_path, weights=run.folder, callbacks=[now])
     old, (new,) = weights(run), kept
     same = set(new) - set(differing(old, new))
     assert {name for name in new if not name.startswith("queue.")} <= same

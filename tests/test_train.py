@@ -9,9 +9,8 @@ import torch
 from checks import differing, tiny, tiny_data, weights, with_train
 from torch.testing import assert_close
 
-from semppl_mini import SemPPL, fit, load_run, rng, semppl, train
+from semppl_mini import SemPPL, batches, fit, keeping, load_run, optim, rng, semppl
 from semppl_mini.files import checkpoint
-from semppl_mini.keeping import run as runs
 from semppl_mini.networks import BLOCKS, ResNet
 
 TIMES = {"images_per_second", "data_share", "seconds"}
@@ -55,17 +54,22 @@ def test_the_log_has_a_json_line_a_step_and_a_line_an_epoch(run):
     assert lines.index(epochs[1]) == 5  # the untrained network, four steps, their epoch
     for name in ("loss", "L_augm", "L_sempos", "I_augm", "I_sempos"):
         assert sum(line[name] for line in steps[4:]) / 4 == pytest.approx(epochs[2][name])
-    assert [line["lr"] for line in steps] == [train.lr_at(run.config, i / 4) for i in range(8)]
+    assert [line["lr"] for line in steps] == [optim.lr_at(run.config, i / 4) for i in range(8)]
 
 
-def test_epoch_zero_measures_the_untrained_network_and_trains_nothing(device):
-    config = tiny(device=str(device))
-    trainer = train.Trainer(config, tiny_data().train, SemPPL(config, 10))
-    before = {name: value.clone() for name, value in trainer.method.state_dict().items()}
-    record = train.untrained_record(trainer)
-    assert not differing(before, trainer.method.state_dict())
-    assert not any(bool(state["momentum"].any()) for state in trainer.optimizer.state.values())
-    assert record["epoch"] == 0 and record["coverage"] == 1  # its queues were full
+def test_epoch_zero_measures_the_untrained_network_and_trains_nothing(device, tmp_path):
+    class Enough(Exception):
+        pass
+
+    def measured(run, record):
+        assert record["epoch"] == 0 and record["coverage"] == 1  # its queues were full
+        state = checkpoint.newest(run.folder)[1]
+        assert not any(bool(momentum["momentum"].any()) for momentum in state["optimizer"]["state"].values())
+        assert not differing(SemPPL(run.config, 10).state_dict(), state["method"])
+        raise Enough
+
+    with pytest.raises(Enough):
+        run_of(tiny(device=str(device)), tmp_path, callbacks=[measured])
 
 
 def test_augmentation_only_has_no_semantic_terms():
@@ -113,7 +117,7 @@ def test_callbacks_see_every_epoch():
 
 
 def test_keep_encoders(tmp_path):
-    run = run_of(tiny(epochs=4), tmp_path, callbacks=[runs.keep_encoders(2)])
+    run = run_of(tiny(epochs=4), tmp_path, callbacks=[keeping.keep_encoders(2)])
     kept = sorted(path.name for path in tmp_path.glob("encoder-*.pt"))
     assert kept == ["encoder-0000.pt", "encoder-0002.pt", "encoder-0004.pt"]
     assert not differing(checkpoint.load(tmp_path / kept[-1]), run.method.encoder.state_dict())
@@ -191,7 +195,7 @@ def test_augmentation_only_weights_depend_on_no_label(share):
 
 
 def order_of(labels, epoch=0, **changes):
-    return train.epoch_order(tiny(**changes), labels, epoch)
+    return batches.epoch_order(tiny(**changes), labels, epoch)
 
 
 LABELS = torch.tensor([3, -1, -1, 1, -1, -1, -1, 0, -1, -1] * 8)  # 24 labelled, 56 unlabelled
@@ -262,9 +266,9 @@ def test_draws_of_a_step_repeat_and_differ():
 
 def test_runs_dir_obeys_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("SEMPPL_RUNS", str(tmp_path))
-    assert runs.runs_dir() == tmp_path
+    assert keeping.runs_dir() == tmp_path
     monkeypatch.delenv("SEMPPL_RUNS")
-    assert runs.runs_dir().name == "runs"
+    assert keeping.runs_dir().name == "runs"
 
 
 def test_labels_of_config_and_data_must_agree():
