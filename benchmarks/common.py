@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from semppl_mini import Data, SemPPL, load_data, monitor
-from semppl_mini.data import data_dir
 from semppl_mini.batches import Batches
-from semppl_mini.parallel import autocast_of
+from semppl_mini.data import data_dir
 from semppl_mini.optim import lr_at, make_optimizer, set_lr
+from semppl_mini.parallel import autocast_of
 from semppl_mini.train import average_and_check, placed
 
 

@@ -100,14 +100,7 @@ def test_lars_is_a_torch_optimizer():
     assert list(inspect.signature(LARS).parameters) == ["params", "lr", "momentum", "weight_decay", "eta"]
 
 
-# --- size, safety, portability
-
-def test_module_can_be_read_in_one_sitting():
-    files = {path.stem: path.read_text().splitlines() for path in (ROOT / "semppl_mini").rglob("*.py")}
-    lines = {name: sum(bool(line.strip()) for line in text) for name, text in files.items()}
-    assert 0 < sum(lines.values()) <= 3850  # figures and widgets included
-    assert sum(lines.values()) - lines["plots"] - lines["widgets"] <= 3400
-
+# --- safety, portability
 
 @pytest.mark.parametrize("what", FORBIDDEN)
 def test_no_tracked_file_contains(what):

@@ -68,8 +68,8 @@ def kept_class(path, state: dict, config, method: type[Method] | None) -> type[M
     """The class of a checkpoint. ValueError, which names it, if it is foreign and not given, or another is given."""
     kept, kind = state.get("class", config.method), class_of(config, method)
     if class_name(config, kind) != kept:
-        given = "" if method is None else f", not by {class_name(config, kind)}"
-        raise ValueError(f"{path} was trained by the class {kept}{given}; give it: load_run(..., method=...).")
+        raise ValueError(f"{path} was trained by the class {kept}, not by {class_name(config, kind)}; give it: "
+                         "load_run(..., method=...).")  # fmt: skip
     return kind
 
 
