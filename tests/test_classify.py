@@ -15,7 +15,7 @@ from torch.testing import assert_close
 from semppl_mini import fit
 from semppl_mini import relatives as methods
 from semppl_mini.keeping.run import load_run
-from semppl_mini.readout.evaluation import classifier_accuracy
+from semppl_mini.readout import classifier_accuracy
 from semppl_mini.semppl import Batch
 
 KINDS = ("finetune", "linear")
