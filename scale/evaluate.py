@@ -20,11 +20,11 @@ from launch import RESULTS, hardware
 import semppl_mini as s
 from semppl_mini.files import checkpoint
 from semppl_mini.keeping.command import Parser, command
-from semppl_mini.readout.measures import Pixels, measure
+from semppl_mini.readout import Pixels, measure
 
 
-def main() -> None:
-    parser, start = Parser(__doc__), time.time()
+def arguments():
+    parser = Parser(__doc__)
     parser.add_argument("run", help="the folder of a run, or one of its checkpoints; or pixels, the raw ones")
     parser.add_argument("--data", required=True, help="a pack, by name or path")
     parser.add_argument("--name", required=True, help="of the JSON file")
@@ -40,6 +40,11 @@ def main() -> None:
         parser.error(f"--tune {args.tune} needs weights to tune, and pixels have none; leave it out")
     if not re.fullmatch(r"\w[\w.-]{0,99}", args.name):
         parser.error(f"--name {args.name!r} cannot name a file; use up to 100 letters, digits, _ . and -")
+    return args
+
+
+def main() -> None:
+    args, start = arguments(), time.time()
     if args.run == "pixels":
         config, encoder, result = s.presets.cifar10(), Pixels(), {"name": args.name, "trained_on": "nothing"}
     else:
@@ -49,11 +54,13 @@ def main() -> None:
     data = s.load_data(args.data, args.labels or config.labels, config.label_seed)
     result |= {"data": data.provenance, "hardware": hardware(config)}
     result["command"] = shlex.join(["python", "scale/evaluate.py", *sys.argv[1:]])
-    result["results"] = s.evaluate(encoder, config, data, args.split, args.tune, args.all_labels)
-    result["measures"] = measure(encoder, config, data, args.split)
-    result |= {"wall_seconds": time.time() - start, "config": config.to_dict()}
+    read = {
+        "results": s.evaluate(encoder, config, data, args.split, args.tune, args.all_labels),
+        "measures": measure(encoder, config, data, args.split),
+    }
+    result |= {**read, "wall_seconds": time.time() - start, "config": config.to_dict()}
     checkpoint.write_json(checkpoint.make_folder(args.out) / f"{args.name}.json", result)
-    print(json.dumps({name: result[name] for name in ("results", "measures")}, indent=1))
+    print(json.dumps(read, indent=1))
 
 
 if __name__ == "__main__":

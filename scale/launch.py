@@ -19,7 +19,7 @@ from semppl_mini.keeping import keep_encoders, runs_dir
 from semppl_mini.keeping.command import Parser, override
 from semppl_mini.parallel import world
 from semppl_mini.parallel.device import device_of, uses_bf16
-from semppl_mini.readout.evaluation import classifier_accuracy, labelled_images, tuning
+from semppl_mini.readout import classifier_accuracy, measure, tuning
 
 RESULTS = Path(__file__).resolve().parents[1] / "notebooks" / "results"
 
@@ -75,7 +75,7 @@ def main(doc: str, launcher: str) -> None:
     config = s.presets.named(args.preset).replace(**dict(override(text) for text in args.changes))
     config, data = load(args, config)
     if args.supervised:
-        config = tuning(config, len(labelled_images(data)), args.supervised, 0.1, mask_p=0.0)
+        config = tuning(config, data, args.supervised, 0.1, mask_p=0.0)
     if args.steps is None and not len(getattr(data, args.split)):
         raise ValueError(f"There are no {args.split} images to read out on; add them, or give --steps to train alone.")
     out = args.out or (RESULTS if config.method == "semppl" else RESULTS / "relatives")
@@ -100,8 +100,6 @@ def main(doc: str, launcher: str) -> None:
     else:
         result["results"] = s.evaluate(run.method.encoder, config, data, args.split, args.tune, args.all_labels)
         if args.measures:
-            from semppl_mini.readout.measures import measure  # its imports take seconds
-
             result["measures"] = measure(run.method.encoder, config, data, args.split)
     result["wall_seconds"] = time.time() - start
     checkpoint.write_json(out / f"{args.name}.json", result)

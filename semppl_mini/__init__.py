@@ -6,7 +6,7 @@ from .config import Config
 from .data import Data, ImageSet, load_data
 from .keeping import Interrupted, Run, load_run
 from .method import Method
-from .readout.evaluation import evaluate, fine_tune, inspect, knn_accuracy, linear_probe, raw_pixel_accuracy, supervised
+from .readout import evaluate, fine_tune, inspect, knn_accuracy, linear_probe, raw_pixel_accuracy, supervised
 from .semppl import SemPPL
 from .show import plots
 from .train import fit

@@ -29,7 +29,7 @@ from semppl_mini.config import check_parameters
 from semppl_mini.data import hide_labels, read_pack, write_pack
 from semppl_mini.files import checkpoint
 from semppl_mini.keeping.command import override
-from semppl_mini.readout.evaluation import evaluate, fine_tune, raw_pixel_accuracy, supervised
+from semppl_mini.readout import evaluate, fine_tune, raw_pixel_accuracy, supervised
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -15,7 +15,7 @@ from torch.testing import assert_close
 from semppl_mini import fit, load_run, monitor
 from semppl_mini.lars import LARS, param_groups
 from semppl_mini.method import Batch, encode
-from semppl_mini.readout.evaluation import fine_tune
+from semppl_mini.readout import fine_tune
 from semppl_mini.relatives import carp
 from semppl_mini.relatives.carp import CARP, Draws
 

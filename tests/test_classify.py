@@ -12,10 +12,9 @@ import torch.nn.functional as F
 from checks import tiny, tiny_data
 from torch.testing import assert_close
 
-from semppl_mini import fit, relatives
-from semppl_mini.keeping.run import load_run
+from semppl_mini import fit, load_run, relatives
 from semppl_mini.method import Batch
-from semppl_mini.readout.evaluation import classifier_accuracy
+from semppl_mini.readout import classifier_accuracy
 
 KINDS = ("finetune", "linear")
 

@@ -1,7 +1,6 @@
 """Read-outs of frozen features, against scikit-learn, and who may look at which label."""
 
 import dataclasses
-import importlib
 
 import checks
 import numpy as np
@@ -18,11 +17,11 @@ from torch.testing import assert_close
 
 from semppl_mini import SemPPL, fit
 from semppl_mini.method import encode
-from semppl_mini.readout.evaluation import (
+from semppl_mini.readout import (
     classifier_accuracy,
     evaluate,
+    evaluation,
     fine_tune,
-    fit_probe,
     inspect,
     knn_accuracy,
     linear_probe,
@@ -30,8 +29,7 @@ from semppl_mini.readout.evaluation import (
     supervised,
     untrained_encoder,
 )
-
-evaluation = importlib.import_module("semppl_mini.readout.evaluation")
+from semppl_mini.readout.evaluation import fit_probe
 
 
 def blobs(n, seed, spread=1.0, dim=6):
@@ -252,3 +250,10 @@ def test_inspect_shows_what_stands_behind_each_vote(large, voting):
         if report["valid"][m]:
             assert {label_of[i] for i in report["positive_ids"][m].tolist()} == {int(report["y_bar"][m])}
             assert int(data.train.ids[m]) not in report["positive_ids"][m].tolist()
+
+
+def test_inspect_asks_a_set_for_whole_images_and_not_for_pixels_in_memory():
+    config, some = tiny(), tiny_data().test.take(torch.arange(5))
+    method = SemPPL(config, 10)
+    files = type("Files", (), {"__len__": lambda self: 5, "ids": some.ids, "whole": staticmethod(some.whole)})()
+    assert not checks.differing(inspect(method, some), inspect(method, files)) and method.training

@@ -1,0 +1,13 @@
+"""The door to the read-outs: what trained features are worth, and what stands behind a pseudo-label."""
+
+from .evaluation import (  # noqa: I001
+    classifier_accuracy, evaluate, fine_tune, knn_accuracy, linear_probe, raw_pixel_accuracy, supervised, tuning,
+    untrained_encoder,
+)  # fmt: skip
+from .inspect import inspect
+from .measures import Pixels, measure
+
+__all__ = [
+    "Pixels", "classifier_accuracy", "evaluate", "fine_tune", "inspect", "knn_accuracy", "linear_probe", "measure",
+    "raw_pixel_accuracy", "supervised", "tuning", "untrained_encoder",
+]  # fmt: skip

@@ -2,12 +2,11 @@
 
 Protocol: features f(x) of whole images, encoder frozen and in evaluation mode. A read-out learns from the labelled
 training images alone, and its one choice, the probe's regularisation, is made within them: who has 500 labels has no
-validation set. Validation images are for whoever compares settings; the test images are read once, at the end.
+validation set. Validation images are for comparing settings; the test images are read once, at the end.
 """
 
 import warnings
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,17 +15,12 @@ from ..data import Data, ImageSet
 from ..method import encode
 from ..networks import networks
 from ..parallel.device import device_of
-from ..positives import draw_positives
-from ..rng import EVALUATION, INIT, generator
+from ..rng import INIT, generator
 from ..train import fit
-from ..views import apply_view, draw_view, normalise
-from ..votes import neighbours
 
 
 @torch.no_grad()
-def knn_accuracy(
-    bank: Tensor, bank_labels: Tensor, queries: Tensor, query_labels: Tensor, k: int = 20, temperature: float = 0.07
-) -> float:
+def knn_accuracy(bank, bank_labels, queries, query_labels, k: int = 20, temperature: float = 0.07) -> float:
     """Top-1 accuracy of the weighted k-NN (Wu et al., 2018): each of the k nearest votes with exp(cosine / T).
 
     bank (n, dim) with labels (n,), queries (m, dim) with labels (m,). Raises ValueError if k exceeds the bank.
@@ -46,10 +40,8 @@ def knn_accuracy(
 GRID = (0.001, 0.01, 0.1, 1.0)  # C of the linear probe
 
 
-def linear_probe(
-    features: Tensor, labels: Tensor, test_features: Tensor, test_labels: Tensor, grid: tuple = GRID
-) -> float:
-    """Top-1 accuracy of logistic regression on standardised frozen features (n, dim); C as in `fit_probe`."""
+def linear_probe(features, labels, test_features, test_labels, grid: tuple = GRID) -> float:
+    """Top-1 accuracy of logistic regression on standardised frozen features (n, dim), labels (n,); C as `fit_probe`."""
     return float(fit_probe(features, labels, grid).score(test_features, test_labels))
 
 
@@ -61,58 +53,58 @@ def fit_probe(features: Tensor, labels: Tensor, grid: tuple = GRID, most: int = 
     """
     from sklearn.linear_model import LogisticRegression  # here, as it takes a third of the package's time to import
     from sklearn.model_selection import StratifiedKFold, cross_val_score
+
+    probes = {C: standardised(LogisticRegression(C=C, max_iter=200)) for C in sorted(grid)}
+    best, every = grid[len(grid) // 2], slice(None, None, -(-len(labels) // most))
+    folds = min(5, int(labels[every].unique(return_counts=True)[1].min()))
+    x, y = features.numpy(), labels.numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "not converged" after 200 iterations is what we ask for
+        if folds > 1 and len(grid) > 1:
+            cv = StratifiedKFold(folds, shuffle=True, random_state=0)
+            right = {C: cross_val_score(probe, x[every], y[every], cv=cv).mean() for C, probe in probes.items()}
+            best = max(right, key=right.get)
+        return probes[best].fit(x, y)
+
+
+def standardised(classifier):
+    """A scikit-learn pipeline: features standardised one by one, then the classifier."""
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    def probe(C: float):
-        return make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=200))
-
-    features, labels = features.numpy(), labels.numpy()
-    step = -(-len(labels) // most)
-    x, y = features[::step], labels[::step]
-    folds = min(5, int(np.unique(y, return_counts=True)[1].min()))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "not converged" after 200 iterations is what we ask for
-        if folds < 2 or len(grid) == 1:
-            return probe(grid[len(grid) // 2]).fit(features, labels)
-        cv = StratifiedKFold(folds, shuffle=True, random_state=0)
-        right = {C: cross_val_score(probe(C), x, y, cv=cv).mean() for C in sorted(grid)}
-        return probe(max(right, key=right.get)).fit(features, labels)
+    return make_pipeline(StandardScaler(), classifier)
 
 
-CROPS = {"jitter_p": 0.0, "grey_p": 0.0, "blur_p": (0.0,), "solarize_p": (0.0,), "mask_p": 0.0}
+def tuning(config, data: Data, steps: int, lr: float, **changes):
+    """The config by which `fit` trains a classifier on the labelled images of `data`, in at least so many steps.
 
-
-def tuning(config, images: int, steps: int, lr: float, **changes):
-    """The config by which `fit` trains a classifier on so many labelled images, in at least so many steps.
-
-    Batches of 128 (or all images), Nesterov SGD, cosine from `lr` without warm-up, decay 5e-4 [ours]. changes: of the
-    view, which is as in pre-training else.
+    Batches of 128 (or all images), Nesterov SGD, cosine from `lr` without warm-up, decay 5e-4 [ours]; `changes` to the
+    views of pre-training. ValueError for less than a step, or labels of less than two classes.
     """
+    images = len(labelled_images(data))
     if steps < 1:
         raise ValueError(f"steps = {steps} trains nothing; give 1 or more.")
     B = min(128, images)
-    fields = {"method": "finetune", "labels": None, "labelled_share": None, "large_views": 1, "small_views": 0}
-    fields |= {"batch_size": B, "epochs": -(-steps // (images // B)), "warmup_epochs": 0, "microbatches": 1}
-    fields |= {"optimizer": "sgd", "momentum": 0.9, "lr": lr * 256 / B, "weight_decay": 5e-4, "oracle": False}
-    return config.replace(**{**fields, **changes})
+    return config.replace(
+        method="finetune", labels=None, labelled_share=None, oracle=False, large_views=1, small_views=0,
+        batch_size=B, microbatches=1, epochs=-(-steps // (images // B)), warmup_epochs=0,
+        optimizer="sgd", momentum=0.9, lr=lr * 256 / B, weight_decay=5e-4, **changes,
+    )  # fmt: skip
 
 
 def fine_tune(encoder: nn.Module, config, data: Data, steps: int, lr: float = 0.05) -> nn.Sequential:
-    """A copy of the encoder with a linear layer, all weights trained on the labelled images only: `fit`'s "finetune".
+    """A copy of the encoder with a linear layer, all weights trained on the labelled images only, as by `tuning`.
 
-    Views are crops and flips alone [BYOL, whose protocol the paper follows]; the rest is `tuning`. Returns encoder +
-    classifier, (B, 3, H, W) -> (B, C), in evaluation mode.
+    Views are crops and flips alone [BYOL, whose protocol the paper follows]. Returns encoder + classifier,
+    (B, 3, H, W) -> (B, C), in evaluation mode.
     """
-    config = tuning(config, len(labelled_images(data)), steps, lr, **CROPS)
+    config = tuning(config, data, steps, lr, jitter_p=0.0, grey_p=0.0, blur_p=(0.0,), solarize_p=(0.0,), mask_p=0.0)
     return fit(config, data, weights=encoder, progress=False).method.model.eval()
 
 
 def supervised(config, data: Data, steps: int, lr: float = 0.1) -> nn.Sequential:
-    """The supervised-only baseline: the same network trained from scratch on the labelled images, with pre-training's
-    photometrics, which help it, and without masks."""
-    config = tuning(config, len(labelled_images(data)), steps, lr, mask_p=0.0)
-    return fit(config, data, progress=False).method.model.eval()
+    """The supervised-only baseline: `fine_tune` from scratch, with pre-training's photometrics and no masks."""
+    return fit(tuning(config, data, steps, lr, mask_p=0.0), data, progress=False).method.model.eval()
 
 
 def labelled_images(data: Data) -> ImageSet:
@@ -153,50 +145,19 @@ def evaluate(encoder: nn.Module, config, data: Data, split="test", tune_steps: i
     bank, asked = labelled_images(data), getattr(data, split)
     if not len(asked):
         raise ValueError(f"There are no {split} images to evaluate on; give another split, or add them to the data.")
-    (x, q), result = (encode(encoder, s, config) for s in (bank, asked)), {"split": split, "bank": len(bank)}
-    for k in (20, 200):
-        if k <= len(bank):
-            result[f"knn{k}"] = knn_accuracy(x, bank.labels, q, asked.truth, k)
-    result["linear"] = result["few_label"] = linear_probe(x, bank.labels, q, asked.truth)
+    x, q = (encode(encoder, s, config) for s in (bank, asked))
+    result = {"split": split, "bank": len(bank), **frozen(x, bank.labels, q, asked.truth)}
+    result["few_label"] = result["linear"]
     if tune_steps:
         result["fine_tuned"] = classifier_accuracy(fine_tune(encoder, config, data, tune_steps), asked, config)
     if all_labels:
-        every = encode(encoder, data.train, config)
-        for k in (k for k in (20, 200) if k <= len(every)):
-            result[f"knn{k}_all"] = knn_accuracy(every, data.train.truth, q, asked.truth, k)
-        result["linear_all"] = linear_probe(every, data.train.truth, q, asked.truth)
+        every = frozen(encode(encoder, data.train, config), data.train.truth, q, asked.truth)
+        result |= {f"{name}_all": share for name, share in every.items()}
     return result
 
 
-@torch.no_grad()
-def inspect(method, images: ImageSet, seed: int = 0) -> dict:
-    """What a trained method thinks of n images, on L augmented, unmasked large views, networks in evaluation mode.
-
-    "views" (L, n, 3, S, S) in [0, 1]; "votes" (n, L * L) and their majority "y_bar" (n,), by vote for labelled images
-    too; "agreement" (n,), the share of votes for y_bar; the k nearest queue entries behind each vote:
-    "neighbour_ids", "neighbour_labels", "cosine" (n, L * L, k); semantic positives "positive_ids" (n, R), "valid" (n,).
-    """
-    config, queue, n, was = method.config, method.queue, len(images), method.training
-    L, rng, device = config.large_views, generator(seed, 0, EVALUATION), queue.keys.device
-    draws = [draw_view(config, j, n, rng, *images.images.shape[2:]) for j in range(L)]
-    dtype, views, o = next(method.parameters()).dtype, [], []
-    method.eval()
-    for rows in torch.arange(n).split(500):  # memory for so many images at a time
-        x = images.images[rows].float() / 255
-        parts = [{name: value[rows] for name, value in draw.items()} for draw in draws]
-        views.append(torch.stack([apply_view(x, draw, config.large_size, config) for draw in parts]))  # (L, 500, ...)
-        seen = (normalise(view.to(device, dtype), config.mean, config.std) for view in views[-1])
-        o.append(torch.stack([method.predict(view) for view in seen]))
-    views, o = torch.cat(views, 1), torch.cat(o, 1)  # (L, n, 3, S, S), (L, n, D)
-    method.train(was)
-    y_bar, votes = method.vote(o)
-    n_voting = config.voting_views or L
-    pairs = [(o_j, keys) for o_j in o[:n_voting] for keys in queue.keys[:n_voting]]
-    found = [neighbours(o_j, keys, queue.labels, config.k, config.knn_chunk_mb) for o_j, keys in pairs]
-    slots, cosine = torch.stack([f[1] for f in found], 1), torch.stack([f[0] for f in found], 1)  # (n, L * L, k)
-    u = torch.rand(n, config.semantic_positives, generator=rng).to(device)
-    drawn, valid = draw_positives(queue.labels, queue.ids, y_bar, images.ids.to(device), u, config.exclude_self)
-    report = {"votes": votes, "y_bar": y_bar, "agreement": (votes == y_bar[:, None]).float().mean(1)}
-    report |= {"neighbour_ids": queue.ids[slots], "neighbour_labels": queue.labels[slots], "cosine": cosine}
-    report |= {"positive_ids": queue.ids[drawn], "valid": valid}
-    return {"views": views} | {name: value.cpu() for name, value in report.items()}
+def frozen(features: Tensor, labels: Tensor, test_features: Tensor, test_labels: Tensor) -> dict:
+    """Read-outs of frozen features (n, dim), labels (n,): {"knn20", "knn200", "linear"}, k-NN only if k <= n."""
+    given = features, labels, test_features, test_labels
+    result = {f"knn{k}": knn_accuracy(*given, k) for k in (20, 200) if k <= len(features)}
+    return result | {"linear": linear_probe(*given)}
