@@ -75,7 +75,7 @@ def main(doc: str, launcher: str) -> None:
     config = s.presets.named(args.preset).replace(**dict(override(text) for text in args.changes))
     config, data = load(args, config)
     if args.supervised:
-        config = tuning(config, data, args.supervised, 0.1, mask_p=0.0)
+        config = tuning(config, data, args.supervised)
     if args.steps is None and not len(getattr(data, args.split)):
         raise ValueError(f"There are no {args.split} images to read out on; add them, or give --steps to train alone.")
     out = args.out or (RESULTS if config.method == "semppl" else RESULTS / "relatives")
