@@ -1,6 +1,7 @@
 """Presets, a function a recipe: paper values are the defaults of `Config`; here are the differences, with reasons."""
 
 from ..config import Config
+from . import resnets  # noqa: F401  adds ImageNet's encoders to those of networks.py
 
 # isort: off
 from .imagenet import LARGER, imagenet_1pct, imagenet_10pct, imagenet_linear
