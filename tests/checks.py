@@ -23,6 +23,7 @@ from semppl_mini.data import Data, hide_labels, load_data, pick
 from semppl_mini.networks import mlp
 from semppl_mini.parallel import memory
 from semppl_mini.queue import LabelledQueue
+from semppl_mini.recipes import resnets
 from semppl_mini.semppl import SemPPL
 
 
@@ -229,7 +230,7 @@ def sk_block_loop(x, block, stride):
 
 def check_selective_kernels(device):
     for stage, side in ((0, 6), (1, 6), (1, 7)):  # strides 1 and 2, an odd side
-        encoder = networks.ResNet((1, 1), 8, bottleneck=True, sk=True).to(device)
+        encoder = networks.ResNet((1, 1), 8, block=resnets.sk_bottleneck).to(device)
         for seed, p in enumerate(encoder.parameters()):
             p.data = (random(*p.shape, seed=seed) - 0.4).to(device)
         block, x = encoder.stages[stage], random(3, (8, 32)[stage], side, side) - 0.5

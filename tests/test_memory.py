@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 from semppl_mini.networks import ResNet, networks
 from semppl_mini.parallel.memory import buffers_kept, in_parts, recomputed
+from semppl_mini.recipes.resnets import bottleneck, sk_bottleneck
 
 
 def test_parts_are_grad_caches_with_their_own_batch_norm():
@@ -52,7 +53,7 @@ def saved_bytes(network, x, n=1):
 
 def test_fewer_bytes_are_saved():
     x = random(16, 3, 32, 32)
-    for kind in (dict(bottleneck=True), dict(bottleneck=True, sk=True)):
+    for kind in (dict(block=bottleneck), dict(block=sk_bottleneck)):
         plain = ResNet((2, 2), 16, **kind)
         blocks = ResNet((2, 2), 16, recompute=True, **kind)
         whole, by_block, by_part = saved_bytes(plain, x), saved_bytes(blocks, x), saved_bytes(plain, x, 4)

@@ -1,6 +1,7 @@
 """Encoders against torchvision's and against published sizes, selective kernels against NumPy, and heads."""
 
 import copy
+from types import SimpleNamespace
 
 import checks
 import pytest
@@ -10,11 +11,13 @@ from torch import nn
 from torch.testing import assert_close
 from torchvision.models import resnet18, resnet50
 
-from semppl_mini.networks import BLOCKS, ResNet, compiled, mlp, networks
+from semppl_mini.networks import BLOCKS, ENCODERS, STEMS, ResNet, basic_block, compiled, mlp, networks
+from semppl_mini.recipes import resnets
+from semppl_mini.recipes.resnets import bottleneck, deep_stem, imagenet_stem, sk_bottleneck
 
-BOTTLENECK = dict(bottleneck=True)
-IMAGENET = dict(stem="imagenet", bottleneck=True)
-SK = dict(stem="imagenet", bottleneck=True, sk=True)
+BOTTLENECK = dict(block=bottleneck)
+IMAGENET = dict(stem=imagenet_stem, block=bottleneck)
+SK = dict(stem=deep_stem, block=sk_bottleneck)
 
 
 def cifar_resnet18():
@@ -36,7 +39,7 @@ def test_resnet18_is_torchvisions_with_a_small_stem(device):
 
 
 def test_resnet50_is_torchvisions():
-    ours, theirs = ResNet(BLOCKS["resnet50"], 64, **IMAGENET).double().eval(), resnet50().double().eval()
+    ours, theirs = ResNet(resnets.BLOCKS["resnet50"], 64, **IMAGENET).double().eval(), resnet50().double().eval()
     theirs.fc = nn.Identity()
     for i, value in enumerate([*ours.parameters(), *(b for b in ours.buffers() if b.dim())]):
         value.data.mul_(0.9 + 0.2 * random(value.numel(), seed=i).view(value.shape)).add_(0.01)
@@ -60,7 +63,7 @@ SIMCLR2 = [  # depth, width, millions without and with selective kernels: SimCLR
     (50, 1, 24, 35), (50, 2, 94, 140), (101, 1, 43, 65), (101, 2, 170, 257), (152, 1, 58, 89), (152, 2, 233, 354),
     (152, 3, None, 795),
 ]  # fmt: skip
-DEPTHS = {50: BLOCKS["resnet50"], 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: BLOCKS["resnet200"]}
+DEPTHS = {50: resnets.BLOCKS["resnet50"], 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: resnets.BLOCKS["resnet200"]}
 
 
 @pytest.mark.parametrize("depth, width, plain, sk", SIMCLR2)
@@ -80,17 +83,19 @@ def test_sizes_are_those_of_byol(depth, width, millions):
 def test_size_of_resnet50_is_torchvisions():
     with torch.device("meta"):
         theirs = sum(p.numel() for p in resnet50().parameters())
-    assert theirs == 25_557_032 and size(BLOCKS["resnet50"], 64, **IMAGENET)[0] == theirs - 1000 * 2049 == 23_508_032
+    assert theirs == 25_557_032 and size(DEPTHS[50], 64, **IMAGENET)[0] == theirs - 1000 * 2049 == 23_508_032
 
 
 @pytest.mark.parametrize("backbone, sk", [("narrow", 0), ("resnet18", 0), ("resnet50", 1), ("resnet200", 0)])
 def test_networks_are_those_of_the_config(backbone, sk):
     config = tiny(backbone=backbone, width=16, stem="imagenet", sk=bool(sk), recompute=True)
+    blocks = (BLOCKS | resnets.BLOCKS)[backbone]
+    block = basic_block if backbone in BLOCKS else sk_bottleneck if sk else bottleneck
     with torch.device("meta"):
         encoder = networks(config, torch.Generator("cpu"))["encoder"]
-        same = ResNet(BLOCKS[backbone], 16, stem="imagenet", bottleneck=backbone in ("resnet50", "resnet200"), sk=sk)
+        same = ResNet(blocks, 16, stem=deep_stem if sk else imagenet_stem, block=block)
     shapes = [[(name, value.shape) for name, value in f.state_dict().items()] for f in (encoder, same)]
-    assert shapes[0] == shapes[1] and encoder.recompute and len(encoder.stages) == sum(BLOCKS[backbone])
+    assert shapes[0] == shapes[1] and encoder.recompute and len(encoder.stages) == sum(blocks)
 
 
 def test_selective_kernels_need_bottlenecks():
@@ -110,8 +115,8 @@ def kernels(module):
 
 
 @pytest.mark.parametrize("kind, wanted, side", [
-    (dict(stem_stride=2), [(3, 2)], 112), (dict(bottleneck=True, sk=True), [(3, 1)], 224),
-    (dict(stem="imagenet"), [(7, 2), (3, 2)], 56), (SK, [(3, 2), (3, 1), (3, 1), (3, 2)], 56),
+    (dict(stem_stride=2), [(3, 2)], 112), (dict(block=sk_bottleneck), [(3, 1)], 224),
+    (dict(stem=imagenet_stem), [(7, 2), (3, 2)], 56), (SK, [(3, 2), (3, 1), (3, 1), (3, 2)], 56),
 ])  # fmt: skip
 def test_stems(kind, wanted, side):
     stem = ResNet((1,), 16, **kind).stem
@@ -120,10 +125,10 @@ def test_stems(kind, wanted, side):
 
 
 @pytest.mark.parametrize("height, width", [(8, 8), (32, 24), (17, 32), (15, 9)])
-@pytest.mark.parametrize("kind", [{}, dict(stem_stride=2), dict(stem="imagenet"), BOTTLENECK, IMAGENET, SK])
+@pytest.mark.parametrize("kind", [{}, dict(stem_stride=2), dict(stem=imagenet_stem), BOTTLENECK, IMAGENET, SK])
 def test_encoders_take_any_size_from_8(kind, height, width, device):
     encoder = ResNet((1, 2, 1, 1), 8, **kind).to(device)
-    dim = 256 if kind.get("bottleneck") else 64
+    dim = 256 if "block" in kind else 64
     assert encoder(torch.zeros(2, 3, height, width, device=device)).shape == (2, encoder.dim) == (2, dim)
 
 
@@ -177,6 +182,16 @@ def test_convolutions_start_by_hes_rule():
     weight = ResNet(BLOCKS["narrow"], 8).stages[2].conv2.weight.detach()  # (32, 32, 3, 3)
     he = (2 / (9 * 32)) ** 0.5  # fan out
     assert abs(float(weight.std()) / he - 1) < 0.05 and abs(float(weight.mean())) < 0.1 * he
+
+
+def test_an_encoder_of_ones_own_joins_by_its_name(monkeypatch):
+    """A stand-in for a config, as it is asked for its fields alone."""
+    config = SimpleNamespace(**vars(tiny()) | {"backbone": "mine"})
+    with pytest.raises(ValueError, match="^backbone = 'mine' is not known; choose one of narrow, .*, resnet200.$"):
+        networks(config, torch.Generator())
+    monkeypatch.setitem(ENCODERS, "mine", lambda config: ResNet((1,), config.width, stem=STEMS["imagenet"]))
+    parts = networks(config, torch.Generator())
+    assert parts["encoder"].dim == parts["projector"][0].in_features == 8
 
 
 def test_heads_have_the_sizes_of_the_config():

@@ -15,10 +15,11 @@ import test_ifnd
 import torch
 import torch.nn.functional as F
 
-from semppl_mini import batches, lars, losses, networks, optim, positives, semppl, views
+from semppl_mini import batches, lars, losses, optim, positives, semppl, views
 from semppl_mini import votes as pseudo_labels  # fmt: skip
 from semppl_mini.parallel import memory
 from semppl_mini.queue import LabelledQueue
+from semppl_mini.recipes import resnets
 from semppl_mini.relatives import carp, ifnd
 from semppl_mini.semppl import SemPPL
 
@@ -398,7 +399,7 @@ def greyscale_is_forgotten(right):
 # ---- networks
 
 
-@planted(checks.check_selective_kernels, networks.SelectiveKernel, "forward")
+@planted(checks.check_selective_kernels, resnets.SelectiveKernel, "forward")
 def kernels_are_not_selected(right):
     def wrong(self, x):
         u = self.branches(x).chunk(2, 1)
@@ -407,7 +408,7 @@ def kernels_are_not_selected(right):
     return wrong
 
 
-@planted(checks.check_selective_kernels, networks, "_pool")
+@planted(checks.check_selective_kernels, resnets, "_pool")
 def shortcuts_count_pixels_beyond_the_edge(right):
     return lambda stride: torch.nn.Sequential(torch.nn.ZeroPad2d((0, 1, 0, 1)), torch.nn.AvgPool2d(2, stride))
 
