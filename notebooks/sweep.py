@@ -58,7 +58,7 @@ def train(config: s.Config, data: s.Data, bar: tqdm) -> dict:
     accuracy = s.evaluate(run.method.encoder, config, data, split="val")
     accuracy["pseudo_label_accuracy"] = [record.get("pseudo_label_accuracy") for record in run.history]
     kept = {"data": data.provenance, "config": config.to_dict(), "seconds": time.time() - start}
-    kept |= {"history": run.history} if config.method != "semppl" else {"last": run.history[-1]}
+    kept |= {"last": run.history[-1]} if isinstance(run.method, s.SemPPL) else {"history": run.history}
     return kept | {name: accuracy.get(name) for name in MEASURES}
 
 
@@ -92,7 +92,7 @@ def read(path: Path, config: s.Config) -> dict | None:
         there, here = s.Config.from_dict(kept["config"]).to_dict(), config.to_dict()
         if there == here:
             row = {name: kept[name] for name in (*MEASURES, "seconds", "data")}
-            row |= {"history": kept["history"]} if config.method != "semppl" else {}
+            row |= {"history": kept["history"]} if "history" in kept else {}
             return row | {"pseudo_label_accuracy": kept["pseudo_label_accuracy"][-1]}
         reason = "is of a run with another " + ", ".join(name for name in here if there[name] != here[name])
     except (ValueError, KeyError, TypeError, IndexError):

@@ -15,7 +15,7 @@ import torch
 
 import semppl_mini as s
 from semppl_mini.files import checkpoint
-from semppl_mini.keeping import keep_encoders, runs_dir
+from semppl_mini.keeping import class_of, keep_encoders, runs_dir
 from semppl_mini.keeping.command import Parser, override
 from semppl_mini.parallel import world
 from semppl_mini.parallel.device import device_of, uses_bf16
@@ -78,7 +78,7 @@ def main(doc: str, launcher: str) -> None:
         config = tuning(config, data, args.supervised)
     if args.steps is None and not len(getattr(data, args.split)):
         raise ValueError(f"There are no {args.split} images to read out on; add them, or give --steps to train alone.")
-    out = args.out or (RESULTS if config.method == "semppl" else RESULTS / "relatives")
+    out = args.out or (RESULTS if class_of(config) is s.SemPPL else RESULTS / "relatives")
     checkpoint.make_folder(out)  # these before hours of training, not after
     result = {"name": args.name, "data": data.provenance, "hardware": hardware(config), "config": config.to_dict()}
     result["command"] = shlex.join(["python", launcher, *sys.argv[1:]])

@@ -17,9 +17,10 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from semppl_mini import presets
+from semppl_mini import SemPPL, presets
 from semppl_mini.batches import steps_per_epoch
 from semppl_mini.config import Config
+from semppl_mini.keeping import class_of
 from semppl_mini.keeping.command import Parser, command, override
 from semppl_mini.networks import networks
 
@@ -294,7 +295,7 @@ def main() -> None:
     args = parser.parse_intermixed_args()
     parser.whole("--classes", args.classes, 1)
     config = presets.named(args.recipe).replace(**dict(override(change) for change in args.changes))
-    if config.method != "semppl":
+    if class_of(config) is not SemPPL:
         raise ValueError(f"The planner counts SemPPL's step, and {args.recipe} has method = {config.method!r}; give a "
                          "recipe of SemPPL.")  # fmt: skip
     p = plan(config, args.devices, chip_of(args.chip, args.flops), args.utilisation, args.images, args.classes)
