@@ -1,13 +1,9 @@
 """The project as a whole: one list of packages, public names, size, safe loading, nothing of one machine."""
 import ast
-import functools
 import inspect
-import itertools
-import json
 import re
 import subprocess
 from pathlib import Path
-from statistics import mean, stdev
 
 import pytest
 import torch
@@ -158,43 +154,6 @@ def test_readme_commands_exist():
     for module in re.findall(r"\bpython -m (semppl_mini[\w.]*)", readme):
         path = ROOT / module.rstrip(".").replace(".", "/")
         assert (path / "__main__.py").is_file() or path.with_suffix(".py").is_file(), module
-
-
-COMPARED = {  # a column of the README's comparison: where a JSON file has it
-    "k-NN": ("results", "knn20"),
-    "linear": ("results", "linear"),
-    "SVM, 5 labels a class": ("measures", "few_shot", "5", "mean"),
-    "linear, corrupted images": ("measures", "robustness", "mean"),
-    "NMI": ("measures", "clustering", "nmi"),
-    "adjusted Rand": ("measures", "clustering", "ari"),
-    "retrieval, mAP": ("measures", "retrieval"),
-    "copies found first": ("measures", "copies", "first"),
-}
-
-
-def kept(pattern):
-    """Kept JSON files whose names fit the pattern, wherever below notebooks/results they lie."""
-    return [json.loads(path.read_text()) for path in sorted((ROOT / "notebooks" / "results").rglob(pattern + ".json"))]
-
-
-def as_cell(runs, where):
-    """Percent, with the standard deviation of several runs, as the README writes it."""
-    shares = [100 * functools.reduce(lambda part, key: part[key], where, run) for run in runs]
-    return f"{mean(shares):.1f}" + (f" ± {stdev(shares):.1f}" if len(shares) > 1 else "")
-
-
-def test_readme_comparison_says_what_the_json_files_say():
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in
-            (ROOT / "README.md").read_text().splitlines() if line.startswith("|")]
-    header = next(i for i, row in enumerate(rows) if "NMI" in row)
-    table = [dict(zip(rows[header], row, strict=True)) for row in itertools.takewhile(
-        lambda row: len(row) == len(rows[header]), rows[header + 2:])]
-    assert len(table) > 3 and COMPARED.keys() <= table[0].keys()
-    for row in table:
-        runs = kept(row["file"].strip("`"))
-        assert int(row["seeds"] or 1) == len(runs), row["run"]
-        for column, where in COMPARED.items():
-            assert row[column].strip("*") == as_cell(runs, where), (row["run"], column)
 
 
 def test_badges_come_from_the_one_repo_url():

@@ -1,0 +1,191 @@
+"""Writes the tables of README.md and docs/ from the JSON files of the runs: python docs/tables.py
+
+A table stands between the comments `table: NAME` and `end` of a page; everything between them is replaced. First the
+rule of each table, as data: its columns, each with the place of its number in a JSON file, and its rows, each with the
+files it is the mean of (±: standard deviation). A share is written in percent, a place called seconds in minutes.
+"""
+
+import json
+import re
+from pathlib import Path
+from statistics import mean, stdev
+
+import semppl_mini
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# ---- results: notebooks/results ------------------------------------------------------------------------------------
+
+DIGITS = ("pseudo-labels", "k-NN", "linear")
+FRONT_ROWS = {  # row: the places of the three numbers in demo.json, which has all seeds
+    "untrained network":
+        ("history.0.pseudo_label_accuracy", "accuracy.untrained.knn20", "accuracy.untrained.linear"),
+    "augmentation-only: SemPPL without semantic positives":
+        ("augmentation_only.-1.pseudo_label_accuracy", "accuracy.augmentation-only.knn20",
+         "accuracy.augmentation-only.linear"),
+    "**SemPPL**": ("history.-1.pseudo_label_accuracy", "accuracy.SemPPL.knn20", "accuracy.SemPPL.linear"),
+}  # fmt: skip
+DIGITS_ROWS = {"raw pixels, k = 1": ("", "accuracy.raw pixels.knn1", "")} | FRONT_ROWS
+
+CIFAR10 = {  # column: the place of its number; "a or b": b where there is no a
+    "k-NN": "results.knn20",
+    "linear": "results.linear",
+    "all weights": "results.fine_tuned or results.supervised",
+    "pseudo-labels": "history.-1.pseudo_label_accuracy",
+    "linear, all labels": "results.linear_all",
+    "minutes": "train_seconds",
+}
+LABELS_500 = {  # row: its files
+    "SemPPL, 32 epochs": "semppl-500-long",
+    "augmentation-only, 32 epochs": "augmentation-500-long",
+    "supervised-only": "supervised-500-seed*",
+    "SemPPL, 8 epochs": "semppl-500-short-seed*",
+    "augmentation-only, 8 epochs": "augmentation-500-short-seed*",
+    "*oracle*, 8 epochs": "oracle-500-short",
+    "SemPPL, 8 epochs, 250 labels": "semppl-250-short",
+}
+LABELS_5000 = {
+    "SemPPL, 16 epochs": "semppl-5000-half",
+    "augmentation-only, 16 epochs": "augmentation-5000-half",
+    "SemPPL, a quarter labelled": "semppl-5000",
+    "supervised-only": "supervised-5000",
+}
+
+BUDGET = {
+    "k-NN": "results.knn20", "linear": "results.linear", "SVM, 5 a class": "measures.few_shot.5.mean",
+    "corrupted": "measures.robustness.mean", "minutes": "train_seconds",
+}  # fmt: skip
+UNLABELLED = {
+    "NMI": "measures.clustering.nmi", "adjusted Rand": "measures.clustering.ari",
+    "retrieval": "measures.retrieval", "copies": "measures.copies.first",
+}  # fmt: skip
+BUDGET_ROWS = {
+    "SemPPL, 8 epochs": "compare-semppl-seed*",
+    "augmentation-only, 8 epochs": "compare-augmentation-seed*",
+    "IFND, 11 epochs": "compare-ifnd-seed*",
+    "InfoNCE, 11 epochs": "compare-infonce-seed*",
+    "CARP, 5 epochs": "compare-carp-seed*",
+    "untrained network": "compare-untrained-seed*",
+    "raw pixels": "compare-pixels",
+    "IFND, 16 epochs": "ifnd-cifar10",
+    "CARP, 10 epochs": "carp-cifar10",
+}
+TRANSFER = {"k-NN": "results.knn20", "linear": "results.linear"}
+TRANSFER_ROWS = {"IFND, 16 epochs on CIFAR-10, read out on the digits": "ifnd-cifar10-on-digits"}
+
+# ---- speed: benchmarks/results.json --------------------------------------------------------------------------------
+
+SPEED = {  # row: a question of benchmarks/README.md, and its first line of that name
+    "training step / bare passes of its networks, `cifar10_cpu`": ("a", "CIFAR-10 CPU preset: step / bare passes"),
+    "the same, width 16, 2 views": ("a", "width 16, 2 views: step / bare passes"),
+    "the same, width 16, 4 + 2 views": ("a", "width 16, 4 + 2 views: step / bare passes"),
+    "images/s / lightly's BYOL, width 16": ("b", "width 16, stride-1 stem: equal precision (fp32)"),
+    "the same, lightly in channels-last, too": ("b", "  ours / lightly in channels-last"),
+    "the same, each with its own defaults": ("b", "width 16, stride-1 stem: own defaults"),
+    "images/s / lightly's BYOL, width 16, stride-2 stem": ("b", "width 16, stride-2 stem: equal precision (fp32)"),
+    "batched views / torchvision's v2, on tensors": ("c", "32 pixels, no blur: v2 on tensors"),
+    "batched views / torchvision's v2, on PIL images": ("c", "  PIL"),
+    "16 votes of 1,024 images among 81,920 keys / faiss": ("d", "16 votes, B 1,024, Q 81,920, D 256: IndexFlatIP"),
+    "LARS on ResNet-50 / timm's": ("e", "LARS on ResNet-50: timm's Lars"),
+    "EMA on ResNet-50 / torch's `AveragedModel`": ("e", "EMA on ResNet-50: torch's AveragedModel"),
+}
+
+# ---- from here on: reading, averaging, writing ---------------------------------------------------------------------
+
+
+def kept(pattern: str) -> list[dict]:
+    """The runs of the files that fit, one a seed; a read-out of an earlier run takes its training time from there."""
+    files = {path.stem: json.loads(path.read_text()) for path in sorted(ROOT.glob("notebooks/results/**/*.json"))}
+    found = [run for name, run in files.items() if Path(name).match(pattern)]
+    for run in found:
+        if earlier := re.search(r"runs/([^/ ]+)", run.get("command", "")):
+            run.setdefault("train_seconds", files.get(earlier[1], {}).get("train_seconds"))
+    assert found, f"no file of notebooks/results is called {pattern}.json"
+    return [seed for run in found for seed in run.get("seeds", [run])]
+
+
+def number(run: dict, places: str):
+    """The number at the first of the places that the run has, or None."""
+    for place in places.split(" or "):
+        part = run
+        for key in place.split("."):
+            part = part[int(key)] if isinstance(part, list) else (part or {}).get(key)
+        if part is not None:
+            return part
+
+
+def cell(runs: list[dict], places: str) -> str:
+    values = [value for run in runs if (value := number(run, places)) is not None]
+    assert len(values) in (0, len(runs)), f"{places} is in {len(values)} of {len(runs)} files"
+    if not values or places.endswith("seconds"):
+        return f"{mean(values) / 60:.0f}" if values else ""
+    spread = stdev(values) if len(values) > 1 else 0
+    return f"{100 * mean(values):.1f}" + (f"\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{100 * spread:.1f}" if spread else "")
+
+
+def markdown(header, rows) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in [("", *header), "-" * (1 + len(header)), *rows])
+
+
+def digits(rows: dict) -> str:
+    return markdown(DIGITS, [(row, *(cell(kept("demo"), place) for place in places)) for row, places in rows.items()])
+
+
+def results(columns: dict, rows: dict) -> str:
+    lines = []
+    for row, files in rows.items():
+        runs = kept(files)
+        lines.append((row, str(len(runs)), *(cell(runs, place) for place in columns.values()), f"`{files}`"))
+    assert all(map(any, zip(*lines, strict=True))), "a column is empty: no file has a number at its place"
+    return markdown(("seeds", *columns, "file"), lines)
+
+
+def ratio(x: float) -> str:
+    return f"{x:.2f}" if x < 10 else f"{x:.1f}"
+
+
+def speed() -> str:
+    measured, rows = json.loads((ROOT / "benchmarks/results.json").read_text()), []
+    for row, (question, what) in SPEED.items():
+        line = next(line for line in measured["questions"][question]["rows"] if line["what"] == what)
+        goal = f"{line['goal']}, {'met' if line['ratio'] >= line['goal'] else 'missed'}" if line["goal"] else ""
+        rows.append((row, ratio(line["ratio"]), " to ".join(map(ratio, line["quartiles"])), goal))
+    at, libraries = measured["hardware"], ", ".join(map(" ".join, measured["versions"].items()))
+    on = f"{at['cpu']}, {at['threads']} threads on {at['cores']} cores, bf16: {'yes' if at['bf16'] else 'no'}"
+    return f"{markdown(('ratio', 'quartiles', 'goal'), rows)}\n\nMeasured on: {on}; {libraries}."
+
+
+def presets() -> str:
+    paper, names = semppl_mini.Config().to_dict(), ("cifar10", "cifar10_cpu", "digits")
+    ours = [getattr(semppl_mini.presets, name)().to_dict() for name in names]
+    rows = [(f"`{field}`", str(value), *("" if own[field] == value else str(own[field]) for own in ours))
+            for field, value in paper.items() if any(own[field] != value for own in ours)]  # fmt: skip
+    return markdown(("`Config()`", *(f"`{name}()`" for name in names)), rows)
+
+
+TABLES = {
+    "front": lambda: digits(FRONT_ROWS),
+    "digits": lambda: digits(DIGITS_ROWS),
+    "labels_500": lambda: results(CIFAR10, LABELS_500),
+    "labels_5000": lambda: results(CIFAR10, LABELS_5000),
+    "budget": lambda: results(BUDGET, BUDGET_ROWS),
+    "unlabelled": lambda: results(UNLABELLED, BUDGET_ROWS),
+    "transfer": lambda: results(TRANSFER, TRANSFER_ROWS),
+    "speed": speed,
+    "presets": presets,
+}
+
+
+def pages() -> list[Path]:
+    return [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+
+
+def renewed(page: str) -> str:
+    """A page with every table written anew, between blank lines: without them Markdown sees no table."""
+    mark = r"(<!-- table: (\w+) -->)\n.*?<!-- end -->"
+    return re.sub(mark, lambda m: f"{m[1]}\n\n{TABLES[m[2]]()}\n\n<!-- end -->", page, flags=re.DOTALL)
+
+
+if __name__ == "__main__":
+    for page in pages():
+        page.write_text(renewed(page.read_text()))
