@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scale"))
 
 import plan as planner  # noqa: E402
-from plan_figure import plan_figure  # noqa: E402
+from figures import plan_figure  # noqa: E402
 
 from semppl_mini import presets  # noqa: E402
 from semppl_mini.networks import networks  # noqa: E402

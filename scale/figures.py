@@ -1,9 +1,24 @@
-"""The figure of notebook 06: what recipes cost on given chips, by `plan.py`."""
+"""The figures of notebook 06: one process beside several, and what recipes cost on given chips, by `plan.py`."""
 
 import matplotlib.pyplot as plt
 import numpy as np
 
 from semppl_mini.show.plots import CLASSES, COLOUR, FAINT, LINES, figure
+
+
+@figure
+def shared_figure(one, several, processes: int):
+    """Loss a step of one process, and of several that share its batches, over each other; below, how far apart."""
+    fig, (above, below) = plt.subplots(2, 1, figsize=(6.4, 3.8), sharex=True, height_ratios=(2, 1))
+    above.plot(one, lw=5, color="#9ec9e8", label="one process")
+    above.plot(several, lw=1, color=COLOUR[None], label=f"{processes} processes")
+    above.set_ylabel("loss")
+    above.legend()
+    apart = np.abs(np.subtract(several, one)) / np.abs(one)
+    below.semilogy(np.maximum(apart, 1e-17), lw=1, color=COLOUR[False])
+    below.set(xlabel="step", ylabel="relative distance", ylim=(1e-17, 1))
+    return fig
+
 
 PARTS = {  # entries of a plan that make a part, and its colour
     "memory": {
@@ -36,7 +51,6 @@ def _bars(ax, plans: list[dict], key: str, units: list[float]) -> None:
     ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=2, fontsize=8, handlelength=1, borderpad=0)
     ax.grid(axis="x")
     ax.grid(False, axis="y")
-    ax.set_axisbelow(True)
 
 
 @figure
