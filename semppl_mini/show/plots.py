@@ -61,7 +61,8 @@ def _band(ax, shares: list) -> None:
 
 
 def _dots(ax, names: list[str], shares: list, error=None, fmt: str = "o-", **look) -> None:
-    ax.errorbar(names, shares, error, fmt=fmt, **look)
+    ax.errorbar(range(len(names)), shares, error, fmt=fmt, **look)
+    ax.set_xticks(range(len(names)), names)
     _percent(ax.yaxis)
 
 

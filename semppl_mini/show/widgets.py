@@ -57,10 +57,10 @@ def knn_votes(cosine: Tensor, labels: Tensor, ks: list[int], num_classes: int) -
 def k_panel(cosine: Tensor, labels: Tensor, truth: Tensor, votes: dict, k: int, i: int, classes: list[str]):
     """Left: accuracy of the vote against k. Right: the entries nearest to query i, voters in full colour."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(9, 2.6), width_ratios=(1, 1.6))
-    accuracy = {str(k): float((vote == truth).float().mean()) for k, vote in votes.items()}
-    _dots(left, list(accuracy), list(accuracy.values()), mfc="white", lw=1.8)
-    left.plot(str(k), accuracy[str(k)], "o", color=COLOUR[True], zorder=3)
-    left.set(xlabel="k", title=f"accuracy of the vote, {accuracy[str(k)]:.1%} with k = {k}", ylim=(0, 1.02))
+    accuracy = {k: float((vote == truth).float().mean()) for k, vote in votes.items()}
+    _dots(left, list(map(str, accuracy)), list(accuracy.values()), mfc="white", lw=1.8)
+    left.plot(list(accuracy).index(k), accuracy[k], "o", color=COLOUR[True], zorder=3)
+    left.set(xlabel="k", title=f"accuracy of the vote, {accuracy[k]:.1%} with k = {k}", ylim=(0, 1.02))
     value, index = cosine[i].topk(min(30, len(labels)))
     for place, (x, label) in enumerate(zip(value.tolist(), labels[index].tolist(), strict=True)):
         right.bar(place, x, color=COLOUR[label == truth[i].item()], alpha=1 if place < k else 0.25)
