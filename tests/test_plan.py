@@ -19,8 +19,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scale"))
 
 import plan as planner  # noqa: E402
+from figures import plan_figure  # noqa: E402
 
-from semppl_mini import plots, presets  # noqa: E402
+from semppl_mini import presets  # noqa: E402
 from semppl_mini.networks import networks  # noqa: E402
 from semppl_mini.optim import make_optimizer  # noqa: E402
 from semppl_mini.parallel import world  # noqa: E402
@@ -348,7 +349,7 @@ def test_the_command_prints_json(monkeypatch, capsys):
 def test_the_figure_shows_every_byte_and_flop():
     """Bars end at the sum of a plan's memory, in percent of the chip's, and of its FLOPs."""
     plans = {"one": make(), "two": make(devices=2)}
-    axes = plots.plan_figure(plans).axes
+    axes = plan_figure(plans).axes
     for ax, key, units in zip(axes, ("memory", "flops"), (0.4e6, 1e15), strict=True):
         ends = {round(bar.get_y() + 0.31): bar.get_x() + bar.get_width() for bar in ax.patches if bar.get_height() < 1}
         assert list(ends.values()) == pytest.approx([sum(p[key].values()) / units for p in plans.values()])

@@ -1,8 +1,7 @@
 """Every figure of the notebooks: a function of records, tensors and plain numbers that returns a Figure.
 
 One look, for colour-blind readers, too: classes in Petroff's ten colours (a dark blue in place of his second grey),
-lines in Okabe and Ito's, right is blue, wrong vermilion. Shares in [0, 1] are drawn in percent. pyplot lets go of a
-Figure, so it is shown once.
+lines in Okabe and Ito's, right is blue, wrong vermilion. Shares in [0, 1] are drawn in percent.
 """
 
 import functools
@@ -18,19 +17,18 @@ LINES = "#0072b2 #d55e00 #009e73 #cc79a7 #e69f00 #56b4e9 #000000".split()
 COLOUR = {True: LINES[0], False: LINES[1], None: "#333333"}  # right, wrong, neither
 FAINT, CENTRED = "#d9d9d9", {"ha": "center", "va": "center"}
 STYLE = {f"{part}color": COLOUR[None] for part in ("text.", "axes.label", "axes.edge", "xtick.", "ytick.")}
-STYLE |= {"grid.color": FAINT} | {f"axes.spines.{side}": False for side in "left right top bottom".split()}
+STYLE |= {f"axes.spines.{side}": False for side in ("left", "right", "top", "bottom")}
+STYLE |= {"axes.grid": True, "axes.grid.axis": "y", "axes.axisbelow": True, "grid.color": FAINT}
 STYLE |= {"figure.dpi": 90, "figure.constrained_layout.use": True, "axes.titlelocation": "left"}
 STYLE |= {"axes.prop_cycle": plt.cycler(color=LINES), "axes.titlesize": 10, "figure.titlesize": 10}
 STYLE |= {"xtick.major.size": 0, "ytick.major.size": 0, "ytick.major.pad": 7, "legend.frameon": False}
-NAMES = {f"{a}_{b}": rf"${a}_{{\mathrm{{{b}}}}}$" for a in "LI" for b in ("augm", "sempos")}
-NAMES |= {"L_c": "$L_c$", "L_h": "$L_h$"}
 SHARES = {"pseudo_label_accuracy", "coverage", "vote_agreement", "purity", "false_negatives", "data_share"}
 SHARES |= {"false_negatives_before", "acceptance", "pair_precision", "pair_recall", "accuracy"}
 SHARES |= {"prototype_usage", "prototypes_chosen"}
 
 
 def figure(draw):
-    """Decorator: `draw` runs in our style, and pyplot lets go of its Figure."""
+    """Decorator: `draw` runs in our style; pyplot lets go of its Figure, so that it is shown once."""
 
     @functools.wraps(draw)
     def styled(*args, **kwargs):
@@ -43,20 +41,17 @@ def figure(draw):
 
 
 def _name(key: str) -> str:
-    return NAMES.get(key, key.replace("_", " ").replace("pseudo l", "pseudo-l").replace("knn", "k-NN, k = "))
+    if key[1:2] == "_":  # a term of a loss
+        return rf"${key[0]}_{{\mathrm{{{key[2:]}}}}}$"
+    return key.replace("_", " ").replace("pseudo l", "pseudo-l").replace("knn", "k-NN, k = ")
 
 
-def _shares(ax) -> None:
-    ax.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
-    ax.grid(True, axis="y")
+def _percent(axis) -> None:
+    axis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
 
 
 def _std(shares: list) -> float:
-    return float(np.std(shares, ddof=1)) if len(shares) > 1 else 0.0
-
-
-def _percent(shares: list) -> str:
-    return f"{np.mean(shares):.1%}" + (f" ± {100 * _std(shares):.1f}" if len(shares) > 1 else "")
+    return float(np.std(shares, ddof=len(shares) > 1))  # of one: 0
 
 
 def _band(ax, shares: list) -> None:
@@ -65,34 +60,44 @@ def _band(ax, shares: list) -> None:
     ax.axhline(np.mean(shares), color=COLOUR[None], lw=0.8, zorder=0.5)
 
 
-def _dots(ax, names: list[str], y: list, error, form: str = "o-") -> None:
-    ax.errorbar(range(len(names)), y, error, fmt=form)
+def _dots(ax, names: list[str], shares: list, error=None, fmt: str = "o-", **look) -> None:
+    ax.errorbar(range(len(names)), shares, error, fmt=fmt, **look)
     ax.set_xticks(range(len(names)), names)
-    _shares(ax)
+    _percent(ax.yaxis)
 
 
-def _grid(panels: int, columns: int, width: float, height: float):  # of each panel, in inches
+def _grid(panels: int, columns: int, width: float, height: float, **layout):  # of each panel, in inches
     rows = -(-panels // columns)
     columns = -(-panels // rows)
     fig = plt.figure(figsize=(max(width * columns, 3.6), height * rows))
-    return fig, [fig.add_subplot(rows, columns, i + 1) for i in range(panels)]
+    axes = fig.subplots(rows, columns, squeeze=False, **layout).flat
+    for ax in axes[panels:]:
+        ax.set_visible(False)
+    return fig, axes[:panels]
 
 
 def _lines(ax, histories: dict, key: str, x: str) -> None:
     """A line a run, oracle runs dashed; against epochs a hollow dot marks the untrained network."""
-    for colour, (name, history) in zip(LINES * len(histories), histories.items(), strict=False):
+    look = dict(lw=1.8, marker="o" if x == "epoch" else "", mfc="white", markevery=slice(0, 1), clip_on=False)
+    for i, (name, history) in enumerate(histories.items()):
         points = [(record[x], record[key]) for record in history if record.get(key) is not None]
         dash = (0, (4, 2)) if "oracle" in name.lower() else "-"
         if points:  # an empty line would upset the layout
-            (line,) = ax.plot(*np.array(points, float).T, ls=dash, lw=1.8, label=name, color=colour)
-            marker = "o" if x == "epoch" else ""
-            line.set(marker=marker, markerfacecolor="white", markevery=slice(0, 1), clip_on=False)
+            ax.plot(*np.array(points, float).T, ls=dash, label=name, color=LINES[i % len(LINES)], **look)
     ax.set_xlim(0, max([1, *(record[x] for history in histories.values() for record in history)]))
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    ax.grid(True, axis="y")
     if key in SHARES:
         ax.set_ylim(0, 1.02)
-        _shares(ax)
+        _percent(ax.yaxis)
+
+
+def _name_ends(ax, form: str) -> None:
+    """The name of each line beside its end, from the lowest up, a line of text apart."""
+    ends, (low, high), height = {line: line.get_ydata()[-1] for line in ax.lines}, ax.get_ylim(), -1.0
+    for line in sorted(ends, key=ends.get):
+        height = max((ends[line] - low) / (high - low), height + 0.09)
+        text = form.format(line.get_label(), ends[line])
+        ax.text(1.02, height, text, color=line.get_color(), va="center", transform=ax.transAxes)
 
 
 @figure
@@ -102,15 +107,11 @@ def curves(histories: dict[str, list[dict]], keys: list[str], x: str = "epoch"):
     for ax, key in zip(axes, keys, strict=True):
         _lines(ax, histories, key, x)
         ax.set(title=_name(key), xlabel=_name(x))
-    if len(keys) > 1 and len(histories) > 1:
-        runs = {name: line for ax in axes for line, name in zip(*ax.get_legend_handles_labels(), strict=True)}
+    if len(keys) == 1:
+        _name_ends(ax, "{}  {:.1%}" if key in SHARES else "{}")
+    elif len(histories) > 1:
+        runs = {line.get_label(): line for ax in axes for line in ax.lines}
         fig.legend(runs.values(), runs, loc="outside upper left", ncols=4, markerscale=0)
-    ends = {line: line.get_ydata()[-1] for line in ax.lines if len(keys) == 1}
-    (low, high), height, form = ax.get_ylim(), -1.0, "{}  {:.1%}" if key in SHARES else "{}"
-    for line in sorted(ends, key=ends.get):  # from the lowest up, a line of text apart
-        height = max((ends[line] - low) / (high - low), height + 0.09)
-        text = form.format(line.get_label(), ends[line])
-        ax.text(1.02, height, text, color=line.get_color(), va="center", transform=ax.transAxes)
     return fig
 
 
@@ -123,8 +124,10 @@ def pseudo_label_curves(histories: dict[str, list[dict]], title: str | None = No
     fig = curves(histories, ["pseudo_label_accuracy"])
     title = "pseudo-label accuracy" + (f": {title}" if title else "")
     if level:
-        _band(fig.axes[0], level[1])
-        title += f"\ngrey: {level[0]}, {_percent(level[1])}"
+        name, shares = level
+        _band(fig.axes[0], shares)
+        spread = f" ± {100 * _std(shares):.1f}" if len(shares) > 1 else ""
+        title += f"\ngrey: {name}, {np.mean(shares):.1%}{spread}"
     fig.axes[0].set_title(title)
     return fig
 
@@ -157,23 +160,22 @@ def umap_panels(panels: list[tuple], classes: list[str]):
     """A panel each (title, xy (n, 2), labels (n,) or None, wrong (n,) bool or None).
 
     Mistakes are crosses over the colours of the classes; without labels, vermilion among grey. A short name also
-    stands where its class lies together: within 0.6 of the mean distance of all points.
+    stands where its class lies together: within 0.6 of the std of all points.
     """
     fig, axes = _grid(len(panels), 3, 3.2, 3.3)
     for ax, (title, xy, labels, wrong) in zip(axes, panels, strict=True):
-        xy, mistakes = np.asarray(xy), np.zeros(len(xy), bool) if wrong is None else np.asarray(wrong)
-        labels = np.asarray([] if labels is None else labels, int)
-        ax.scatter(*xy.T, s=7, c=np.array(CLASSES)[labels % len(CLASSES)] if len(labels) else "#bbbbbb", linewidths=0)
-        cross = dict(s=14, c="black", marker="x", linewidths=0.7)
-        ax.scatter(*xy[mistakes].T, **(cross if len(labels) else dict(s=7, c=COLOUR[False], linewidths=0)))
-        for c in np.unique(labels) if max(map(len, classes)) <= 3 else []:
-            own, middle = xy[labels == c], np.median(xy[labels == c], 0)
-            if np.linalg.norm(own - middle, axis=1).mean() < 0.6 * np.linalg.norm(xy - np.median(xy, 0), axis=1).mean():
-                text = ax.text(*middle, classes[c], weight="bold", zorder=4, **CENTRED)
-                text.set_path_effects([withStroke(linewidth=3, foreground="white")])
+        xy, y = np.asarray(xy), np.asarray([] if labels is None else labels, int)
+        ax.scatter(*xy.T, s=7, c=np.array(CLASSES)[y % len(CLASSES)] if len(y) else "#bbbbbb", lw=0)
+        if wrong is not None:
+            look = dict(s=14, c="black", marker="x", lw=0.7) if len(y) else dict(s=7, c=COLOUR[False], lw=0)
+            ax.scatter(*xy[np.asarray(wrong)].T, **look)
+        for c in np.unique(y) if max(map(len, classes)) <= 3 else []:
+            own, edge = xy[y == c], [withStroke(linewidth=3, foreground="white")]
+            if own.std(0).mean() < 0.6 * xy.std(0).mean():
+                ax.text(*np.median(own, 0), classes[c], weight="bold", zorder=4, path_effects=edge, **CENTRED)
         ax.set(title=title, xticks=[], yticks=[])
-    dots = [plt.Line2D([], [], ls="", marker="o", color=colour) for colour in CLASSES[: len(classes)]]
     if len(classes) <= len(CLASSES):
+        dots = [plt.Line2D([], [], ls="", marker="o", color=colour) for colour in CLASSES[: len(classes)]]
         fig.legend(dots, classes, loc="outside right center", handletextpad=0)
     return fig
 
@@ -186,13 +188,13 @@ def confusion(truth, y_bar, classes: list[str]):
     count = np.bincount(truth * C + y_bar, minlength=C * C).reshape(C, C)
     share = 100 * count / count.sum(1, keepdims=True).clip(1)
     fig, ax = plt.subplots(figsize=(0.46 * C + 1.2, 0.4 * C + 1))
-    ax.imshow(share, cmap="Blues", vmin=0, vmax=100, aspect="auto")
+    ax.imshow(share, cmap="Blues", vmin=0, vmax=100, aspect="auto", zorder=1)
     for (row, column), value in np.ndenumerate(share):
         ax.text(column, row, f"{value:.0f}".lstrip("0"), color="white" if value > 55 else None, **CENTRED)
     ax.set_xticks(range(C), classes, rotation=90 if max(map(len, classes)) > 3 else 0)
     ax.set_yticks(range(C), classes)
-    title = f"{right:.1%} of {len(truth):,} right; cells: percent of the true class"
-    ax.set(xlabel="pseudo-label", ylabel="true class", title=title)
+    ax.set(xlabel="pseudo-label", ylabel="true class")
+    ax.set_title(f"{right:.1%} of {len(truth):,} right; cells: percent of the true class")
     return fig
 
 
@@ -228,46 +230,31 @@ def sweep_panels(rows: list[dict], questions: list[str], measure="pseudo_label_a
         if baseline is not None:
             _band(ax, baseline)
         _dots(ax, list(map(str, values)), list(map(np.mean, seeds)), list(map(_std, seeds)))
-        own = [any(row.get("own") for row in runs if row["value"] == value) for value in values]
-        for text in np.array(ax.get_xticklabels())[own]:
-            text.set_weight("bold")
+        own = {row["value"] for row in runs if row.get("own")}
+        for text, value in zip(ax.get_xticklabels(), values, strict=True):
+            text.set_weight("bold" if value in own else "normal")
         middle, half = np.mean(ax.get_ylim()), max(np.ptp(ax.get_ylim()) / 2, 0.1)
-        ax.set_ylim(middle - half, middle + half)
-        ax.set_title(_name(question))
+        ax.set(title=_name(question), ylim=(middle - half, middle + half))
     fig.supylabel(_name(measure), size=10)
     return fig
 
 
 @figure
-def dot_panels(panels: dict[str, dict[str, list]], marks: dict[str, float] | None = None):
-    """A panel a measure, {name: shares, one a seed} each: every seed a dot, the mean a line, its number beside.
-
-    marks: {measure: level}, a dotted line, for instance what raw pixels give.
-    """
+def dot_panels(panels: dict[str, dict[str, list]]):
+    """A panel a measure, {name: shares, one a seed} each: every seed a dot, the mean a line, its number beside."""
     names = list(dict.fromkeys(name for results in panels.values() for name, shares in results.items() if shares))
-    columns = min(4, len(panels))
-    rows = -(-len(panels) // columns)
-    fig, axes = plt.subplots(rows, columns, figsize=(2.5 * columns + 1.2, (0.27 * len(names) + 1) * rows),
-                             sharey=True, squeeze=False)  # fmt: skip
-    for ax, (title, results) in zip(axes.flat, panels.items(), strict=False):
-        for name, shares in ((name, shares) for name, shares in results.items() if shares):
-            y, mean = names.index(name), float(np.mean(shares))
-            ax.plot([mean, mean], [y - 0.3, y + 0.3], color=LINES[0], lw=2)
-            ax.plot(shares, [y] * len(shares), "o", ms=4, color=LINES[0], mfc="white", clip_on=False)
-            ax.text(1.02, y, f"{100 * mean:.1f}", va="center", size=9, transform=ax.get_yaxis_transform())
-        if title in (marks or {}):
-            ax.axvline(marks[title], color=COLOUR[None], lw=0.8, ls=":")
-        ax.set_title(title)
-        ax.margins(x=0.12)
-        ax.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
+    fig, axes = _grid(len(panels), 4, 2.8, 0.27 * len(names) + 1, sharey=True)
+    for ax, (title, results) in zip(axes, panels.items(), strict=True):
+        for y, shares in enumerate(results.get(name) for name in names):
+            if shares:
+                mean = np.mean(shares)
+                ax.vlines(mean, y - 0.3, y + 0.3, LINES[0], lw=2)
+                ax.plot(shares, [y] * len(shares), "o", ms=4, color=LINES[0], mfc="white", clip_on=False)
+                ax.text(1.02, y, f"{100 * mean:.1f}", va="center", size=9, transform=ax.get_yaxis_transform())
+        ax.set(title=title, xmargin=0.12, yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
         ax.xaxis.set_major_locator(MaxNLocator(4))
-        ax.grid(True, axis="x")
-        ax.grid(True, axis="y", alpha=0.4)
-        ax.set_axisbelow(True)
-    for ax in list(axes.flat)[len(panels):]:
-        ax.set_visible(False)
-    axes[0, 0].set_yticks(range(len(names)), names)
-    axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
+        ax.grid(axis="x")
+        _percent(ax.xaxis)
     return fig
 
 
@@ -319,7 +306,7 @@ def vote_panel(images, report: dict, i: int, data):
     votes = report["votes"][i].view(L, L).numpy()
     left, right = plt.figure(figsize=(9, 2.5)).subfigures(1, 2, width_ratios=(1, 2.9))
     ax, (top, bottom) = left.subplots(), _tiles(right, 2, 5 + R)
-    ax.imshow(votes == truth, cmap="RdBu", vmin=-3, vmax=4, extent=(0.5, L + 0.5, L + 0.5, 0.5))
+    ax.imshow(votes == truth, cmap="RdBu", vmin=-3, vmax=4, extent=(0.5, L + 0.5, L + 0.5, 0.5), zorder=1)
     for (j, a), label in np.ndenumerate(votes):
         ax.text(a + 1, j + 1, names[label][:5], color=COLOUR[bool(label == truth)], **CENTRED)
     ax.set(xlabel="queue", ylabel="view", xticks=range(1, L + 1), yticks=range(1, L + 1))
@@ -360,75 +347,8 @@ def gallery(data, report: dict, rows: int, images):
 def image_rows(rows: list[tuple], columns: int):
     """A row each (name, images (n, 3, H, W), good (n,) bool): up to `columns` images, framed blue or vermilion."""
     fig = plt.figure(figsize=(0.62 * columns + 1.3, 0.66 * len(rows) + 0.35))
-    tiles = _tiles(fig, len(rows), columns)
-    for axes, (name, images, good) in zip(tiles, rows, strict=True):
-        for i, ax in enumerate(axes[: len(images)]):
-            _show(ax, images[i], good=bool(good[i]))
+    for axes, (name, images, good) in zip(_tiles(fig, len(rows), columns), rows, strict=True):
+        for ax, image, right in zip(axes, images, good, strict=False):
+            _show(ax, image, good=bool(right))
         axes[0].set_ylabel(name, rotation=0, ha="right", va="center", size=9)
-    return fig
-
-
-@figure
-def shared_figure(one, several, processes: int):
-    """Loss a step of one process, and of several that share its batches, over each other; below, how far apart."""
-    fig, (above, below) = plt.subplots(2, 1, figsize=(6.4, 3.8), sharex=True, height_ratios=(2, 1))
-    steps = np.arange(len(one))
-    above.plot(steps, one, lw=5, color="#9ec9e8", label="one process")
-    above.plot(steps, several, lw=1, color=COLOUR[None], label=f"{processes} processes")
-    above.set(ylabel="loss")
-    above.legend()
-    apart = np.abs(np.subtract(several, one)) / np.abs(one)
-    below.semilogy(steps, np.maximum(apart, 1e-17), lw=1, color=COLOUR[False])
-    below.set(xlabel="step", ylabel="relative distance", ylim=(1e-17, 1))
-    for ax in (above, below):
-        ax.grid(axis="y")
-    return fig
-
-
-PARTS = {  # of plan_figure: entries of a plan that make a part, and its colour
-    "memory": {
-        "activations": (["activations"], LINES[0]),
-        "weights, gradients, optimizer": (["online networks", "weights in bf16", "gradients", "optimizer"], LINES[1]),
-        "target": (["target networks"], LINES[2]),
-        "queues": (["queues"], LINES[3]),
-        "views, votes, similarities": (["views", "votes", "similarities"], LINES[4]),
-    },
-    "flops": {
-        "online forward": (["online forward"], LINES[5]),
-        "online backward": (["online backward"], CLASSES[8]),
-        "target forward": (["target forward"], LINES[2]),
-        "votes, similarities": (["votes", "similarities"], LINES[4]),
-    },
-}
-
-
-@figure
-def plan_figure(plans: dict[str, dict]):
-    """Memory a device, in percent of the chip's, and FLOPs a step, by part: a bar for each plan of `scale/plan.py`.
-
-    The grey band is kept free; the figures of a plan that does not fit are vermilion, its bar may leave the frame.
-    """
-    fig, axes = plt.subplots(1, 2, figsize=(9.5, 0.33 * len(plans) + 1.5), sharey=True, width_ratios=(1.25, 1))
-    for ax, (key, parts) in zip(axes, PARTS.items(), strict=True):
-        units = [p["chip"]["memory"] / 100 if key == "memory" else 1e15 for p in plans.values()]
-        left = np.zeros(len(plans))
-        for name, (entries, colour) in parts.items():
-            width = np.array([sum(p[key][entry] for entry in entries) for p in plans.values()]) / units
-            ax.barh(range(len(plans)), width, 0.62, left, color=colour, label=name)
-            left += width
-        for y, (p, end, unit) in enumerate(zip(plans.values(), left, units, strict=True)):
-            memory = f"{end * unit / 1e9:.3g} of {p['chip']['memory'] / 1e9:.3g} GB"
-            note = memory if key == "memory" else f"{p['hours']:.3g} h"
-            colour = COLOUR[None if p["fits"] else False]
-            ax.text(1.015, y, note, va="center", size=9, color=colour, transform=ax.get_yaxis_transform())
-        ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=2, fontsize=8, handlelength=1, borderpad=0)
-        ax.grid(True, axis="x")
-        ax.set_axisbelow(True)
-    axes[0].axvspan(90, 100, color=FAINT, zorder=0)
-    axes[0].axvline(100, color=COLOUR[None], lw=0.8)
-    axes[0].set(xlim=(0, 125), xlabel="memory a device, % of the chip's")
-    axes[0].set_yticks(range(len(plans)), list(plans))
-    axes[0].invert_yaxis()
-    used = {f"{p['utilisation']:.0%}" for p in plans.values()}
-    axes[1].set_xlabel(f"PFLOP a step, all devices; hours at {' or '.join(sorted(used))} of the peak")
     return fig

@@ -9,12 +9,9 @@ from ipywidgets import FloatLogSlider, IntSlider, SelectionSlider, interactive
 from torch import Tensor
 
 from ..votes import majority
-from .plots import COLOUR, figure, vote_panel
+from .plots import COLOUR, _dots, _grid, figure, vote_panel
 
-
-def _explore(draw, **sliders):
-    """The widget: sliders over the figure draw(**values)."""
-    return interactive(lambda **values: display(draw(**values)), **sliders)
+SHOWN = {"auto_display": True}  # the figure that a slider's function returns
 
 
 def vote_explorer(images, report: dict, data):
@@ -27,21 +24,19 @@ def vote_explorer(images, report: dict, data):
         for i in some.nonzero()[:1, 0].tolist():
             display(vote_panel(images, report, i, data))
     slider = IntSlider(0, 0, len(images) - 1, continuous_update=False)
-    return _explore(lambda image: vote_panel(images, report, image, data), image=slider)
+    return interactive(lambda image: vote_panel(images, report, image, data), SHOWN, image=slider)
 
 
 @figure
 def softmax_bars(cosines: Tensor, taus: list[float]):
     """softmax(cosines / tau), a panel a temperature: cosines (1 + N,), the positive first, drawn in blue."""
-    fig, axes = plt.subplots(1, len(taus), figsize=(3 * len(taus), 2.2), sharey=True, squeeze=False)
-    for ax, tau in zip(axes[0], taus, strict=True):
+    fig, axes = _grid(len(taus), len(taus), 3, 2.2, sharey=True)
+    for ax, tau in zip(axes, taus, strict=True):
         p = (cosines / tau).softmax(0)
         ax.bar(range(len(p)), p, color=[COLOUR[True]] + ["#a0a0a0"] * (len(p) - 1))
         ax.set(title=rf"$\tau$ = {tau:.2g}: loss {abs(p[0].log()):.2f}", ylim=(0, 1), yticks=(0, 0.5, 1))
         ax.set_xticks(range(len(p)), [f"{cosine:.1f}" for cosine in cosines])
-        ax.grid(axis="y")
-        ax.set_axisbelow(True)
-    axes[0, 0].set(xlabel="cosine, the positive first", ylabel="probability")
+    axes[0].set(xlabel="cosine, the positive first", ylabel="probability")
     return fig
 
 
@@ -49,7 +44,7 @@ def temperature_explorer(cosines: Tensor):
     """tau in softmax(cosines / tau): cosines (1 + N,), the positive first. Still: three of them."""
     display(softmax_bars(cosines, [0.05, 0.2, 1.0]))
     slider = FloatLogSlider(0.2, min=-2, max=1, step=0.05)
-    return _explore(lambda tau: softmax_bars(cosines, [tau]), tau=slider)
+    return interactive(lambda tau: softmax_bars(cosines, [tau]), SHOWN, tau=slider)
 
 
 def knn_votes(cosine: Tensor, labels: Tensor, ks: list[int], num_classes: int) -> dict[int, Tensor]:
@@ -63,23 +58,19 @@ def k_panel(cosine: Tensor, labels: Tensor, truth: Tensor, votes: dict, k: int, 
     """Left: accuracy of the vote against k. Right: the entries nearest to query i, voters in full colour."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(9, 2.6), width_ratios=(1, 1.6))
     accuracy = {k: float((vote == truth).float().mean()) for k, vote in votes.items()}
-    left.semilogx(list(accuracy), list(accuracy.values()), marker="o", mfc="white", lw=1.8)
-    left.plot(k, accuracy[k], "o", color=COLOUR[True])
+    _dots(left, list(map(str, accuracy)), list(accuracy.values()), mfc="white", lw=1.8)
+    left.plot(list(accuracy).index(k), accuracy[k], "o", color=COLOUR[True], zorder=3)
     left.set(xlabel="k", title=f"accuracy of the vote, {accuracy[k]:.1%} with k = {k}", ylim=(0, 1.02))
-    left.set_xticks(list(accuracy), list(map(str, accuracy)))
-    left.set_yticks([0, 0.5, 1], ["0%", "50%", "100%"])
-    left.minorticks_off()
-    left.grid(axis="y")
     value, index = cosine[i].topk(min(30, len(labels)))
-    colours = [COLOUR[label == truth[i].item()] for label in labels[index].tolist()]
-    for place, (x, colour) in enumerate(zip(value.tolist(), colours, strict=True)):
-        right.bar(place, x, color=colour, alpha=1 if place < k else 0.25)
-        name = classes[labels[index[place]]]
-        right.text(place, x, f" {name}", ha="center", va="bottom", fontsize=8, rotation=90 * (len(name) > 2))
-    right.set(xlabel="nearest entries", ylabel="cosine", xticks=[])
-    right.margins(y=0.02 + 0.06 * max(map(len, classes)))
-    title = f"query {i}, true class {classes[truth[i]]}: vote {classes[votes[k][i]]}"
-    right.set_title(title, color=COLOUR[bool(votes[k][i] == truth[i])])
+    for place, (x, label) in enumerate(zip(value.tolist(), labels[index].tolist(), strict=True)):
+        right.bar(place, x, color=COLOUR[label == truth[i].item()], alpha=1 if place < k else 0.25)
+        turn = 90 * (len(classes[label]) > 2)
+        right.text(place, x, f" {classes[label]}", ha="center", va="bottom", fontsize=8, rotation=turn)
+    right.set(xlabel="nearest entries", ylabel="cosine", xticks=[], ymargin=0.02 + 0.06 * max(map(len, classes)))
+    right.grid(False)
+    vote = votes[k][i]
+    title = f"query {i}, true class {classes[truth[i]]}: vote {classes[vote]}"
+    right.set_title(title, color=COLOUR[bool(vote == truth[i])])
     return fig
 
 
@@ -88,12 +79,11 @@ def k_explorer(cosine: Tensor, labels: Tensor, truth: Tensor, classes: list[str]
 
     Still: the middle k, on the first query that it gets right and the smallest k wrong, if there is one.
     """
-    votes = knn_votes(cosine, labels, list(ks), len(classes))
+    votes, k = knn_votes(cosine, labels, list(ks), len(classes)), ks[len(ks) // 2]
 
     def draw(k: int, query: int):
         return k_panel(cosine, labels, truth, votes, k, query, classes)
 
-    k = ks[len(ks) // 2]
     display(draw(k, int(((votes[ks[0]] != truth) & (votes[k] == truth)).long().argmax())))
     query = IntSlider(0, 0, len(truth) - 1, continuous_update=False)
-    return _explore(draw, k=SelectionSlider(options=ks), query=query)
+    return interactive(draw, SHOWN, k=SelectionSlider(options=ks), query=query)
