@@ -14,12 +14,12 @@ import imagenet
 import torch
 
 import semppl_mini as s
+from semppl_mini import parallel
 from semppl_mini import relatives as methods
 from semppl_mini.files import checkpoint
 from semppl_mini.keeping.command import Parser, override
 from semppl_mini.keeping.run import keep_encoders, runs_dir
-from semppl_mini.parallel import world
-from semppl_mini.parallel.device import device_of, uses_bf16
+from semppl_mini.parallel import device_of, uses_bf16
 from semppl_mini.readout.evaluation import classifier_accuracy, labelled_images, tuning
 
 RESULTS = Path(__file__).resolve().parents[1] / "notebooks" / "results"
@@ -68,7 +68,7 @@ def hardware(config) -> dict:
     software = {"torch": torch.__version__, "python": platform.python_version()}
     precision = "bf16" if uses_bf16(config, device_of(config)) else "fp32"
     software |= {"precision": precision} if config.precision == "auto" else {}
-    return machine | {"threads": torch.get_num_threads(), "processes": world.size()} | software
+    return machine | {"threads": torch.get_num_threads(), "processes": parallel.size()} | software
 
 
 def main(doc: str, launcher: str) -> None:
@@ -87,10 +87,10 @@ def main(doc: str, launcher: str) -> None:
     callbacks = [] if args.supervised else [keep_encoders(max(1, config.epochs // 4))]
     callbacks += [tensorboard(folder)] if args.tensorboard else []
     more = {"save_every": args.save_every, "weights": args.weights, "steps": args.steps, "workers": args.workers}
-    run, first = s.fit(config, data, folder, callbacks, **more), world.rank() == 0
+    run, first = s.fit(config, data, folder, callbacks, **more), parallel.rank() == 0
     if not run.finished:
         return
-    world.stop()  # the first process reads out, alone
+    parallel.stop()  # the first process reads out, alone
     if not first:
         return
     result |= {"train_seconds": sum(r["seconds"] for r in run.history), "history": run.history}

@@ -18,7 +18,7 @@ N negatives, R semantic positives.
 import torch
 from torch import Tensor
 
-from .parallel import world
+from . import parallel
 
 
 def draw_negatives(batch: int, n: int, generator: torch.Generator) -> Tensor:
@@ -67,7 +67,7 @@ def masked_mean(x: Tensor, valid: Tensor | None) -> Tensor:
     if valid is None:
         return x.mean()
     w = valid.expand_as(x).to(x.dtype)
-    return (torch.where(w > 0, x, 0) * w).sum() / world.mean(w.sum()).clamp(min=1 / world.size())
+    return (torch.where(w > 0, x, 0) * w).sum() / parallel.mean(w.sum()).clamp(min=1 / parallel.size())
 
 
 def nce(a: Tensor, valid: Tensor | None = None) -> Tensor:

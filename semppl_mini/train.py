@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from . import monitor
+from . import monitor, parallel
 from . import relatives as methods
 from .config import Config
 from .data import Data, ImageSet, label_count
@@ -25,8 +25,7 @@ from .keeping.run import Keeper, Run, start_from
 from .keeping.signals import Listen, deaf, stop
 from .lars import LARS, param_groups
 from .networks import compiled
-from .parallel import world
-from .parallel.device import device_of
+from .parallel import device_of
 from .rng import ORDER, VIEWS, generator
 from .semppl import Batch
 from .views import draw_views, finish_views, make_views
@@ -112,7 +111,7 @@ class Steps:
 
     def __init__(self, config: Config, train: ImageSet):
         self.config, self.train, self.epoch = config, train, None
-        self.own, self.device = world.rows(config.batch_size), device_of(config)
+        self.own, self.device = parallel.rows(config.batch_size), device_of(config)
         self.each = steps_per_epoch(config, len(train))  # steps an epoch
 
     def __getitem__(self, step: int) -> Prepared:
@@ -164,7 +163,7 @@ class Trainer:
         self.method = method.to(self.device, torch.float64 if config.precision == "fp64" else None)
         if self.device.type != "xla":  # which chooses memory layouts itself
             self.method.to(memory_format=torch.channels_last)
-        world.share_batch_norm(self.method)
+        parallel.share_batch_norm(self.method)
         if config.compile:
             compiled(method.online)
             compiled(method.target)
@@ -182,11 +181,11 @@ class Trainer:
             views = [self._place(crop) for crop in ready.crops]
             views = finish_views(views, draws, self.config) if views[0].dtype == torch.uint8 else views
         labels, ids, truth = (self._place(x) for x in (images.labels, images.ids, images.truth))
-        world.run_pending(self.device)
+        parallel.run_pending(self.device)
         return views, Batch(labels, ids, truth if self.config.oracle else None), truth
 
     def _place(self, x: Tensor) -> Tensor:
-        return world.place(x, self.device)
+        return parallel.place(x, self.device)
 
     def step(self, step: int, ready: Prepared, learn: bool = True, start: float | None = None) -> dict:
         """One training step: the global batch's loss terms, counts, and the times since `start`."""
@@ -203,8 +202,8 @@ class Trainer:
         if learn:
             self._learn(loss, terms, lr, (step + 1) / (self.steps * self.config.epochs))
         else:
-            world.average(list(terms.values()))
-        world.run_pending(self.device)
+            parallel.average_(list(terms.values()))
+        parallel.run_pending(self.device)
         terms = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
         times = {"data": loaded - start, "all": time.perf_counter() - start}
         return {"terms": terms, "lr": lr, "counts": counts, "times": times}
@@ -212,16 +211,16 @@ class Trainer:
     def embed(self) -> tuple[Tensor, Tensor]:
         """The method's keys (n, D) of all training images, each process embedding its part, and their ids (n,)."""
         n = len(self.train)
-        rows = torch.arange(-(-n // world.size()) * world.size()) % n  # the last part begins again from the front
-        part = self.train.take(rows[world.rows(len(rows))])
-        return world.gather(self.method.embed(part).to(self.device))[:n].cpu(), self.train.ids
+        rows = torch.arange(-(-n // parallel.size()) * parallel.size()) % n  # the last part begins again from the front
+        part = self.train.take(rows[parallel.rows(len(rows))])
+        return parallel.gather(self.method.embed(part).to(self.device))[:n].cpu(), self.train.ids
 
     def _learn(self, loss: Tensor, terms: dict, lr: float, progress: float) -> None:
         """Gradients of the global batch, a step of the optimizer, a move of the target; nothing if not finite."""
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         gradients = {name: p.grad for name, p in self.method.online.named_parameters() if p.grad is not None}
-        world.average([*gradients.values(), *terms.values()])
+        parallel.average_([*gradients.values(), *terms.values()])
         sums = {f"the term {name}": value for name, value in terms.items()}
         sums["the term loss"] = sums.pop("the term loss")  # named only if it is alone
         _finite(sums | {f"the gradient of {name}": g.sum() for name, g in gradients.items()}, self.device)
@@ -235,7 +234,7 @@ class Trainer:
 def _finite(sums: dict, device: torch.device) -> None:
     """FloatingPointError names the first of these numbers, 0-d tensors, that is not finite."""
     every = torch.stack(list(sums.values()))
-    world.run_pending(device)
+    parallel.run_pending(device)
     if not bool(every.isfinite().all()):
         i = every.isfinite().tolist().index(False)
         raise FloatingPointError(f"{list(sums)[i]} is {float(every[i])}")
@@ -282,7 +281,7 @@ def fit(
     that prepare images ahead. steps: go on to this step of the run and no further now; schedules are those of the whole
     run.
 
-    Started by torchrun, after `world.start()`, the processes share every batch, and process 0 alone logs, saves and
+    Started by torchrun, after `parallel.start()`, the processes share every batch, and process 0 alone logs, saves and
     calls back: the run is the same run, and another number of processes can go on with it.
 
     Ctrl-C or SIGTERM end the step, save, and raise Interrupted (a notebook's stop button returns the run instead).
@@ -294,7 +293,7 @@ def fit(
     start = start_from(weights, method) if weights is not None else ""
     trainer = Trainer(config, data.train, method)
     run = Run(config, method, [], None if folder is None else Path(folder), data.provenance)
-    hidden = {} if progress and world.rank() == 0 else {"disable": True}  # without the key, tqdm minds TQDM_DISABLE
+    hidden = {} if progress and parallel.rank() == 0 else {"disable": True}  # without the key, tqdm minds TQDM_DISABLE
     bar = tqdm(total=config.epochs * trainer.steps, desc=methods.name_of(config), **hidden)
     with bar, Keeper(run, trainer, keep_last, data.train.digest(), start) as keeper, Listen() as asked:
         keeper.resume(resume)
@@ -309,7 +308,7 @@ def fit(
             for _ in range(min(trainer.steps - len(run.steps), last - keeper.step)):
                 run.steps.append(_step(trainer, keeper, batches))
                 bar.update()
-                signal = world.largest(asked.signal or 0, trainer.device)
+                signal = parallel.most(asked.signal or 0, trainer.device)
                 due = save_every and keeper.step % save_every == 0 and len(run.steps) < trainer.steps
                 if signal or due:  # an epoch's end saves
                     keeper.save()
@@ -325,7 +324,7 @@ def fit(
         elif not run.finished:
             keeper.save()
             keeper.stopped()
-        signal = world.largest(asked.signal or 0, trainer.device)
+        signal = parallel.most(asked.signal or 0, trainer.device)
         return stop(run, signal, keeper.stopped()) if signal else run
 
 
@@ -366,5 +365,5 @@ def _finish_epoch(run: Run, record: dict, keeper: Keeper, callbacks) -> None:
         keeper.write({"warning": message})
         warnings.warn(f"{message}; all images embed alike: try a lower lr, or other gamma and lam.", stacklevel=3)
     keeper.save()
-    for callback in callbacks if world.rank() == 0 else ():
+    for callback in callbacks if parallel.rank() == 0 else ():
         callback(run, record)

@@ -12,7 +12,7 @@ our choice; it is deterministic. Shapes: B batch, D embedding width, Q capacity,
 import torch
 from torch import Tensor
 
-from .parallel.device import at_least_float
+from .parallel import at_least_float, largest
 
 
 def majority(labels: Tensor, weights: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
@@ -29,20 +29,6 @@ def majority(labels: Tensor, weights: Tensor, num_classes: int) -> tuple[Tensor,
     won = weight.gather(-1, winner.unsqueeze(-1)).squeeze(-1)
     nobody = most.squeeze(-1) == 0
     return torch.where(nobody, -1, winner), torch.where(nobody, 0, won)
-
-
-def largest(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each row of x (M, n) and their indices, both (M, k).
-
-    For k = 1 in two passes, the maximum of each block of 64 and then the place in the best block: on a CPU
-    `max` with indices is several times slower than `amax`. The first of equals wins.
-    """
-    if k > 1 or x.shape[1] % 64:
-        return x.topk(min(k, x.shape[1])) if k > 1 else x.max(1, keepdim=True)
-    blocks = x.unflatten(1, (-1, 64))  # (M, n / 64, 64)
-    best, block = blocks.amax(2).max(1, keepdim=True)
-    inside = blocks.gather(1, block.unsqueeze(2).expand(-1, 1, 64)).argmax(2)
-    return best, 64 * block + inside
 
 
 @torch.no_grad()

@@ -18,19 +18,24 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).res
 from checks import tiny, tiny_data  # noqa: E402
 from torch import nn  # noqa: E402
 
-from semppl_mini import losses, train  # noqa: E402
+from semppl_mini import losses, parallel, train  # noqa: E402
 from semppl_mini import relatives as methods  # noqa: E402
 from semppl_mini.keeping.command import override  # noqa: E402
 from semppl_mini.keeping.run import on_cpu  # noqa: E402
-from semppl_mini.parallel import world  # noqa: E402
 from semppl_mini.semppl import SemPPL  # noqa: E402
 
 # ---- bugs of the distributed kind, to be noticed --------------------------------------------------------------------
 
 
+def plant(name: str, wrong) -> None:
+    """Exchange a function of `parallel` wherever a caller may look for it."""
+    for place in (parallel, parallel.world):
+        setattr(place, name, wrong)
+
+
 def local_batch_norm():
     """Each process normalises by the statistics of its own rows."""
-    world.share_batch_norm = lambda module: module
+    plant("share_batch_norm", lambda module: module)
 
 
 def local_negatives():
@@ -47,7 +52,7 @@ def local_negatives():
 
 
 def summed_gradients():
-    world.average = world.total
+    plant("average_", parallel.total)
 
 
 def local_queue():
@@ -55,13 +60,14 @@ def local_queue():
     right = SemPPL.remember
 
     def wrong(self, views, batch):
-        other = torch.full_like(world.gather(batch.labels), -1)
-        other[world.rows(len(other))] = batch.labels
-        gather, world.gather = world.gather, lambda x, dim=0: other if x is batch.labels else gather(x, dim)
+        other = torch.full_like(parallel.gather(batch.labels), -1)
+        other[parallel.rows(len(other))] = batch.labels
+        gather = parallel.gather
+        plant("gather", lambda x, dim=0: other if x is batch.labels else gather(x, dim))
         try:
             return right(self, views, batch)
         finally:
-            world.gather = gather
+            plant("gather", gather)
 
     SemPPL.remember = wrong
 
@@ -88,13 +94,13 @@ def quartered_negatives():
 
 def fourfold_gradients():
     """As on four devices whose gradients are summed instead of averaged."""
-    world.average = lambda tensors: torch._foreach_mul_(tensors, 4)
+    plant("average_", lambda tensors: torch._foreach_mul_(tensors, 4))
 
 
 def own_rows_again():
     """Every process takes the first rows."""
-    rows = world.rows
-    world.rows = lambda batch: slice(0, rows(batch).stop - rows(batch).start)
+    rows = parallel.rows
+    plant("rows", lambda batch: slice(0, rows(batch).stop - rows(batch).start))
 
 
 BUGS = (
@@ -110,7 +116,7 @@ def run(steps: int, watch: bool = True, **changes) -> dict:
 
     watch=False leaves votes and gradients out: to hold on to a step's tensors changes the graphs that XLA compiles.
     """
-    config = tiny(precision="fp64").replace(device="auto" if world.uses_xla() else "cpu", **changes)
+    config = tiny(precision="fp64").replace(device="auto" if parallel.uses_xla() else "cpu", **changes)
     images = tiny_data().train
     trainer = train.Trainer(config, images, methods.make(config, 10, train.image_count(images)))
     record = {"terms": [], "y_bar": [], "counts": [], "compiled": []}
@@ -119,7 +125,7 @@ def run(steps: int, watch: bool = True, **changes) -> dict:
     def seen(*given):
         loss, seen = forward(*given)
         if "y_bar" in seen:
-            record["y_bar"].append(world.gather(seen["y_bar"]))
+            record["y_bar"].append(parallel.gather(seen["y_bar"]))
         return loss, seen
 
     trainer.method.forward = seen if watch else forward
@@ -139,7 +145,7 @@ def run(steps: int, watch: bool = True, **changes) -> dict:
 
 def compilations() -> int:
     """How many graphs XLA has compiled so far."""
-    if not world.uses_xla():
+    if not parallel.uses_xla():
         return 0
     import torch_xla.debug.metrics as metrics
 
@@ -149,17 +155,17 @@ def compilations() -> int:
 def main() -> None:
     out, *more = sys.argv[1:]
     if "xla" in more:
-        world.start_xla()
+        parallel.start_xla()
     else:
-        world.start()
+        parallel.start()
     options = dict(override(text) for text in more if text != "xla")
     if bug := options.pop("bug", None):
         next(plant for plant in BUGS if plant.__name__ == bug)()
     record = run(options.pop("steps", 5), **options)
-    if world.rank() == 0:
+    if parallel.rank() == 0:
         torch.save(record | {"devices": int(os.environ.get("CPU_NUM_DEVICES", 1)) if "xla" in more else 1,
-                             "processes": world.size()}, out)  # fmt: skip
-    world.stop()
+                             "processes": parallel.size()}, out)  # fmt: skip
+    parallel.stop()
 
 
 if __name__ == "__main__":

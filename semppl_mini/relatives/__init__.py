@@ -9,8 +9,7 @@
 
 from torch import Tensor, nn
 
-from .. import monitor, semppl
-from ..parallel import world
+from .. import monitor, parallel, semppl
 from . import carp, ifnd
 from . import classifier as classify
 
@@ -42,8 +41,8 @@ def my_draws(config, step: int, own: slice):
 def place_draws(draws, device):
     """The draws on the device: rows cut over XLA's devices, what is shared on each of them."""
     shared = getattr(draws, "shared", ())
-    placed = {name: x.to(device) if name in shared else world.place(x, device) for name, x in draws._asdict().items()}
-    return draws._replace(**placed)
+    place = {name: Tensor.to if name in shared else parallel.place for name in draws._fields}
+    return draws._replace(**{name: place[name](x, device) for name, x in draws._asdict().items()})
 
 
 def count(config, seen: dict, labels: Tensor, truth: Tensor, truth_of: Tensor) -> monitor.Counts:
