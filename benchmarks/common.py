@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from semppl_mini import Data, SemPPL, load_data
-from semppl_mini.data import data_dir
+from semppl_mini.files import data_dir
 from semppl_mini.parallel.device import autocast_of
 from semppl_mini.train import Trainer
 

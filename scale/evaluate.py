@@ -18,7 +18,7 @@ from pathlib import Path
 from launch import RESULTS, hardware
 
 import semppl_mini as s
-from semppl_mini.files import checkpoint
+from semppl_mini.files import make_folder, write_json
 from semppl_mini.keeping.command import Parser, command
 from semppl_mini.readout.measures import Pixels, measure
 
@@ -52,7 +52,7 @@ def main() -> None:
     result["results"] = s.evaluate(encoder, config, data, args.split, args.tune, args.all_labels)
     result["measures"] = measure(encoder, config, data, args.split)
     result |= {"wall_seconds": time.time() - start, "config": config.to_dict()}
-    checkpoint.write_json(checkpoint.make_folder(args.out) / f"{args.name}.json", result)
+    write_json(make_folder(args.out) / f"{args.name}.json", result)
     print(json.dumps({name: result[name] for name in ("results", "measures")}, indent=1))
 
 

@@ -16,7 +16,7 @@ import torch
 import semppl_mini as s
 from semppl_mini import parallel
 from semppl_mini import relatives as methods
-from semppl_mini.files import checkpoint
+from semppl_mini.files import make_folder, write_json
 from semppl_mini.keeping.command import Parser, override
 from semppl_mini.keeping.run import keep_encoders, runs_dir
 from semppl_mini.parallel import device_of, uses_bf16
@@ -26,9 +26,9 @@ RESULTS = Path(__file__).resolve().parents[1] / "notebooks" / "results"
 
 
 def fields() -> str:
-    """Every field of a config with its default, unit and source."""
+    """Every field of a config with its default, limits, unit and source."""
     body = inspect.getsource(s.Config).split('"""')[2].split("\n    def ")[0]
-    return f"fields and their defaults (a preset changes some; give field=value):\n{body.rstrip()}\n"
+    return f"fields, their defaults, limits and sources (a preset changes some defaults; give field=value):\n{body.rstrip()}\n"
 
 
 def arguments(doc: str):
@@ -80,7 +80,7 @@ def main(doc: str, launcher: str) -> None:
     if args.steps is None and not len(getattr(data, args.split)):
         raise ValueError(f"There are no {args.split} images to read out on; add them, or give --steps to train alone.")
     out = args.out or (RESULTS if config.method == "semppl" else RESULTS / "relatives")
-    checkpoint.make_folder(out)  # these before hours of training, not after
+    make_folder(out)  # these before hours of training, not after
     result = {"name": args.name, "data": data.provenance, "hardware": hardware(config), "config": config.to_dict()}
     result["command"] = shlex.join(["python", launcher, *sys.argv[1:]])
     folder = runs_dir() / args.name
@@ -105,7 +105,7 @@ def main(doc: str, launcher: str) -> None:
 
             result["measures"] = measure(run.method.encoder, config, data, args.split)
     result["wall_seconds"] = time.time() - start
-    checkpoint.write_json(out / f"{args.name}.json", result)
+    write_json(out / f"{args.name}.json", result)
     print(json.dumps(result["results"], indent=1))
 
 
@@ -116,7 +116,7 @@ def load(args, config):
         if args.preset.startswith("imagenet") or args.label_list:
             raise ValueError(f"{name} is no folder of ImageNet; give --data a folder with train/SYNSET/*.JPEG or "
                              "train*.tar.")  # fmt: skip
-        return config, s.load_data(name, config.labels, config.label_seed)
+        return config, s.data_for(config, name)
     if args.measures:
         raise ValueError(f"--measures needs images in memory and {name} is a folder; data/prepare.py makes it a pack.")
     if args.label_list:

@@ -19,8 +19,8 @@ from tqdm.auto import tqdm
 from . import monitor, parallel
 from . import relatives as methods
 from .config import Config
-from .data import Data, ImageSet, label_count
-from .files import checkpoint
+from .data import Data, ImageSet
+from .files import checkpoint, label_count
 from .keeping.run import Keeper, Run, start_from
 from .keeping.signals import Listen, deaf, stop
 from .lars import LARS, param_groups
@@ -28,7 +28,7 @@ from .networks import compiled
 from .parallel import device_of
 from .rng import ORDER, VIEWS, generator
 from .semppl import Batch
-from .views import draw_views, finish_views, make_views
+from .views import draw_views
 
 # ---- what depends on (config, epoch or step) only ---------------------------------------------------------------
 
@@ -94,16 +94,14 @@ def make_optimizer(config, module) -> torch.optim.Optimizer:
 
 
 class Prepared(NamedTuple):
-    """This process's rows of a step, on the CPU: images, the parameters of their views, the method's draws.
-
-    crops: where images are files, their views as far as the CPU makes them, (b, 3, S, S) each: uint8 crops for the
-    device to finish; where that is the CPU itself, whole views. Else None.
+    """This process's rows of a step, on the CPU: images, the parameters of their views, the method's draws, and what
+    `images.finish` needs for the views.
     """
 
     images: ImageSet
     views: list[dict]
     draws: NamedTuple
-    crops: list[Tensor] | None = None
+    pixels: list[Tensor]
 
 
 class Steps:
@@ -111,7 +109,7 @@ class Steps:
 
     def __init__(self, config: Config, train: ImageSet):
         self.config, self.train, self.epoch = config, train, None
-        self.own, self.device = parallel.rows(config.batch_size), device_of(config)
+        self.own = parallel.rows(config.batch_size)
         self.each = steps_per_epoch(config, len(train))  # steps an epoch
 
     def __getitem__(self, step: int) -> Prepared:
@@ -129,16 +127,11 @@ class Steps:
 
     def prepare(self, step: int, index: Tensor) -> Prepared:
         """The images `index` (B,) of the global batch: all draws are made for all of them, then cut to our rows."""
-        files = hasattr(self.train, "crops")  # images on disk, of any size
-        size = (None, None) if files else self.train.images.shape[2:]
-        views = draw_views(self.config, len(index), generator(self.config.seed, step, VIEWS), *size)
+        views = draw_views(self.config, len(index), generator(self.config.seed, step, VIEWS), *self.train.size)
         views = [{name: value[self.own] for name, value in draw.items()} for draw in views]
         draws = methods.my_draws(self.config, step, self.own)
         mine = index[self.own]
-        crops = self.train.crops(mine, views, self.config) if files else None
-        if files and self.device.type == "cpu":
-            crops = finish_views(crops, views, self.config)
-        return Prepared(self.train.take(mine), views, draws, crops)
+        return Prepared(self.train.take(mine), views, draws, self.train.prepare(mine, views, self.config))
 
     def loader(self, first: int, last: int, workers: int = 0):
         """Steps first to last - 1 in order, prepared ahead in so many worker processes; 0: here, when asked for."""
@@ -174,12 +167,7 @@ class Trainer:
         """Views, batch and (for the monitor alone) true classes of a step, on the device."""
         images = ready.images
         draws = [{name: self._place(value) for name, value in draw.items()} for draw in ready.views]
-        if ready.crops is None:
-            masks = None if images.masks is None else self._place(images.masks)
-            views = make_views(self._place(images.images), draws, self.config, masks)
-        else:
-            views = [self._place(crop) for crop in ready.crops]
-            views = finish_views(views, draws, self.config) if views[0].dtype == torch.uint8 else views
+        views = images.finish([self._place(x) for x in ready.pixels], draws, self.config)
         labels, ids, truth = (self._place(x) for x in (images.labels, images.ids, images.truth))
         parallel.run_pending(self.device)
         return views, Batch(labels, ids, truth if self.config.oracle else None), truth

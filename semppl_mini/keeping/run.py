@@ -18,7 +18,7 @@ from torch import nn
 
 from .. import relatives as methods
 from ..config import Config
-from ..files import checkpoint
+from ..files import checkpoint, digest, make_folder
 from ..parallel import world
 
 try:
@@ -67,7 +67,7 @@ class Keeper:
 
     def __enter__(self) -> "Keeper":
         if self.writes:
-            checkpoint.make_folder(self.run.folder)
+            make_folder(self.run.folder)
             self.log = open(self.run.folder / "log.jsonl", "ab")
             try:
                 if fcntl:
@@ -244,7 +244,7 @@ def start_from(path, method: nn.Module) -> str:
             theirs = {f"{part}.encoder.{name}": tensor for name, tensor in path.state_dict().items()}
             networks |= fitting("The encoder", {"method": theirs}, method, f"{part}.encoder.")
         method.load_state_dict(networks, strict=False)
-        return checkpoint.digest(networks.values())
+        return digest(networks.values())
     path, state = read_state(path)
     starts = getattr(method, "starts", NETWORKS)
     if starts is not NETWORKS:  # the encoder that the other run would be read out by
@@ -254,7 +254,7 @@ def start_from(path, method: nn.Module) -> str:
         state = {**state, "method": {starts + name.removeprefix(reads): tensor for name, tensor in named}}
     networks = fitting(path, state, method, starts)
     method.load_state_dict(networks, strict=False)
-    return checkpoint.digest(networks.values())
+    return digest(networks.values())
 
 
 def software() -> dict:
