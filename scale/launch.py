@@ -28,7 +28,7 @@ RESULTS = Path(__file__).resolve().parents[1] / "notebooks" / "results"
 def fields() -> str:
     """Every field of a config with its default, limits, unit and source."""
     body = inspect.getsource(s.Config).split('"""')[2].split("\n    def ")[0]
-    return f"fields, their defaults, limits and sources (a preset changes some defaults; give field=value):\n{body.rstrip()}\n"
+    return f"fields, defaults, limits, sources (a preset changes some; give field=value):\n{body.rstrip()}\n"
 
 
 def arguments(doc: str):

@@ -16,16 +16,13 @@ from .views import Draw, make_views
 
 @dataclass(frozen=True)
 class ImageSet:
-    """n images: uint8 (n, 3, H, W); labels (n,), -1 where unlabelled; ids (n,); truth (n,), every true class.
+    """n images. Learning reads `labels`, never `truth`."""
 
-    masks, uint8 (n, 1, H, W) in {0, 1} or None, say what is foreground. Learning reads `labels`, never `truth`.
-    """
-
-    images: Tensor
-    labels: Tensor
-    ids: Tensor
-    truth: Tensor
-    masks: Tensor | None = None
+    images: Tensor  # uint8 (n, 3, H, W)
+    labels: Tensor  # (n,), -1 where unlabelled
+    ids: Tensor  # (n,), each image its own
+    truth: Tensor  # (n,), every true class
+    masks: Tensor | None = None  # uint8 (n, 1, H, W) in {0, 1}: what is foreground
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -79,11 +76,11 @@ def data_for(config, name="digits") -> Data:
 
 
 def load_data(name_or_path="digits", labels=None, label_seed: int = 0, val: int | None = None) -> Data:
-    """A data set by name ("digits", or a pack in `data_dir()`) or by the path of an .npz pack.
+    """A data set by name ("digits", or a pack in `files.data_dir()`) or by the path of an .npz pack.
 
-    labels: how many training images keep their label: None = all, a share in (0, 1], or a class-balanced count.
-    label_seed picks which. val: how many of them are held out for tuning, always the same (a tenth by default): as
-    many a class, or in proportion where a class is over 10% smaller than their mean. ValueError: no pack, a bad count.
+    labels: how many training images keep their label: None = all, a share in (0, 1], or a class-balanced count;
+    label_seed picks which. val: how many are held out for tuning, always the same (a tenth by default): as many of each
+    class, or in proportion where one is over 10% smaller than their mean. ValueError: no pack, or a bad count.
     """
     splits, meta = colour_digits() if str(name_or_path) == "digits" else read_pack(find_pack(name_or_path))
     (images, truth, masks), n = splits["train"], len(splits["train"][1])
@@ -127,7 +124,7 @@ def hide_labels(images: ImageSet, labels, seed: int, classes: int) -> ImageSet:
     """The same images with all but the chosen labels set to -1; `labels` as in `load_data`."""
     if labels is None:
         return images
-    n, count = len(images), check_labels(labels, images.truth, classes)
-    chosen = torch.arange(n) if count == n else pick(images.truth, count, classes, seed)
+    count = check_labels(labels, images.truth, classes)
+    chosen = torch.arange(count) if count == len(images) else pick(images.truth, count, classes, seed)
     visible = torch.full_like(images.truth, -1).index_copy_(0, chosen, images.truth[chosen])
     return replace(images, labels=visible)

@@ -5,8 +5,8 @@ majority of their labels is one vote, so an image gets L x A votes (16 in the pa
 
     y_bar(x) = mode of the L x A votes.
 
-Ties, unspecified in the paper: the label with the larger summed cosine wins, then the smallest label. This is
-our choice; it is deterministic. Shapes: B batch, D embedding width, Q capacity, C classes.
+Ties, unspecified in the paper: the label with the larger summed cosine wins, then the smallest label (our choice).
+Shapes: L views, A queues, B batch, D embedding width, Q capacity, C classes.
 """
 
 import torch
@@ -62,13 +62,10 @@ def vote(o: Tensor, keys: Tensor, labels: Tensor, k: int, num_classes: int, chun
     if not 1 <= k <= keys.shape[1]:
         raise ValueError(f"k = {k} neighbours asked of a queue of {keys.shape[1]}; choose k from 1 to its capacity.")
     L, B, D = o.shape
-    each, weight = [], []
+    ballots = []
     for queue in keys:
         cosine, index = neighbours(o.reshape(L * B, D), queue, labels, k, chunk_mb)  # (L * B, k)
         found = torch.where(cosine > -torch.inf, labels[index], -1)
-        label, w = majority(found, cosine.clamp(min=-1), num_classes)  # (L * B,)
-        each.append(label.view(L, B))
-        weight.append(w.view(L, B))
-    votes = torch.stack(each, 1).flatten(0, 1).T  # (B, L * A)
-    weights = torch.stack(weight, 1).flatten(0, 1).T
+        ballots.append(majority(found, cosine.clamp(min=-1), num_classes))  # (L * B,) each
+    votes, weights = (torch.stack([x.view(L, B) for x in xs], 1).flatten(0, 1).T for xs in zip(*ballots, strict=True))
     return majority(votes, weights, num_classes)[0], votes
