@@ -45,8 +45,7 @@ def resize_matrix(start: Tensor, length: Tensor, size: int, inner: int, flip=Non
     j = torch.arange(inner, device=start.device) - start.view(-1, 1, 1)  # position inside the box, (B, 1, inner)
     inside = ((j >= 0) & (j < length.view(-1, 1, 1))).to(scale.dtype)
     distance = ((j + 0.5) - (out + 0.5) * scale).abs_().div_(scale.clamp(min=1))  # (B, size, inner)
-    weight = cubic(distance) if interpolation == "bicubic" else distance.neg_().add_(1).clamp_(min=0)
-    weight = weight.mul_(inside)
+    weight = (cubic(distance) if interpolation == "bicubic" else distance.neg_().add_(1).clamp_(min=0)).mul_(inside)
     return weight.div_(weight.sum(-1, keepdim=True))
 
 
@@ -205,8 +204,7 @@ def crop_of(config, v: int) -> tuple[int, tuple]:
 def draw_view(config, v: int, batch: int, generator: torch.Generator, height=None, width=None) -> Draw:
     """All parameters of view v (v < L: large, else small) for a batch, each a CPU tensor with one row an image.
 
-    Where images differ in size, height and width are None and the draw holds uniforms "u" (B, 4), which `boxes` turns
-    into each image's box, instead of "box". All else is the same.
+    Where images differ in size, height and width are None, and uniforms "u" (B, 4), for `boxes`, stand for "box".
     """
 
     def coin(p: float) -> Tensor:
@@ -229,8 +227,7 @@ def draw_view(config, v: int, batch: int, generator: torch.Generator, height=Non
         "sigma": uniform(*config.blur_sigma),
         "solarize": coin(config.solarize_p[v % len(config.solarize_p)]),
     }
-    nothing = torch.tensor([1.0, 1.0, 1.0, 0.0])  # what no jitter jitters by
-    draw["factors"] = torch.where(draw["jitter"][:, None], draw["factors"], nothing)
+    draw["factors"] = draw["factors"].where(draw["jitter"][:, None], torch.tensor([1.0, 1.0, 1.0, 0.0]))  # by nothing
     return draw
 
 
