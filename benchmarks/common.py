@@ -8,10 +8,9 @@ from torch import Tensor
 
 from semppl_mini import Data, SemPPL, load_data, monitor
 from semppl_mini.batches import Batches
-from semppl_mini.data import data_dir
+from semppl_mini.files import data_dir
 from semppl_mini.optim import lr_at, make_optimizer, set_lr
-from semppl_mini.parallel import autocast_of
-from semppl_mini.train import average_and_check, placed
+from semppl_mini.parallel import autocast_of, average_and_check, placed
 
 
 @functools.cache
@@ -27,7 +26,7 @@ class Stepper:
         data = real_images()
         self.config, self.done = config, 0
         self.batches = Batches(config, data.train, SemPPL.draw)
-        self.method = placed(SemPPL(config, len(data.classes)), self.batches.device)
+        self.method = placed(SemPPL(config, len(data.classes)), self.batches.device, config)
         self.optimizer = make_optimizer(config, self.method.online)
         self.gradient = torch.randn(config.batch_size, config.embedding_dim) / config.batch_size
         queue = self.method.queue

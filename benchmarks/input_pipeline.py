@@ -21,11 +21,11 @@ from torchvision.datasets import ImageFolder
 
 from semppl_mini import Config
 from semppl_mini.rng import VIEWS, generator
-from semppl_mini.views import draw_views, finish_views
+from semppl_mini.views import draw_views
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "scale"))
-from imagenet import load_imagenet, write_shards  # noqa: E402
+from imagenet import finish_views, load_imagenet, write_shards  # noqa: E402
 
 SAMPLE = Path(os.environ.get("SEMPPL_SHARED") or ROOT.parent / "shared") / "data/imagenet-sample/train.tar"
 BATCH, STEPS, WORKERS = 32, 8, 2

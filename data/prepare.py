@@ -35,7 +35,7 @@ from torchvision.datasets.utils import calculate_md5, download_url
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs where the package is not installed
-from semppl_mini.data import data_dir, write_pack  # noqa: E402
+from semppl_mini.files import data_dir, write_pack  # noqa: E402
 
 SPLITS = ("train", "test")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")

@@ -10,7 +10,7 @@ from statistics import mean, stdev
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
-from semppl_mini.files.checkpoint import make_folder
+from semppl_mini.files import make_folder
 from semppl_mini.keeping.command import Parser, command
 
 NOTEBOOK = Path(__file__).with_name("00_start_here.ipynb")

@@ -20,7 +20,7 @@ import torch
 from tqdm.auto import tqdm
 
 import semppl_mini as s
-from semppl_mini.files.checkpoint import make_folder, write_json
+from semppl_mini.files import make_folder, write_json
 from semppl_mini.keeping.command import Parser, command
 
 RESULTS = Path(__file__).resolve().with_name("results") / "sweep"
@@ -120,7 +120,7 @@ def sweep(preset, questions=tuple(QUESTIONS), seeds=3, epochs=6, dataset="digits
         bar = tqdm(total=sum(config.epochs + 1 for config in missing), unit="epoch")
         for config in missing:
             bar.set_description(paths[config].stem)
-            data = s.load_data(dataset, config.labels, config.label_seed)
+            data = s.data_for(config, dataset)
             write_json(paths[config], train(config, data, bar))
             done[config] = read(paths[config], config)
         bar.close()

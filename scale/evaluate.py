@@ -18,7 +18,7 @@ from pathlib import Path
 from launch import RESULTS, hardware
 
 import semppl_mini as s
-from semppl_mini.files import checkpoint
+from semppl_mini.files import make_folder, write_json
 from semppl_mini.keeping.command import Parser, command
 from semppl_mini.readout import Pixels, measure
 
@@ -59,7 +59,7 @@ def main() -> None:
         "measures": measure(encoder, config, data, args.split),
     }
     result |= {**read, "wall_seconds": time.time() - start, "config": config.to_dict()}
-    checkpoint.write_json(checkpoint.make_folder(args.out) / f"{args.name}.json", result)
+    write_json(make_folder(args.out) / f"{args.name}.json", result)
     print(json.dumps(read, indent=1))
 
 

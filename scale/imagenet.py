@@ -37,10 +37,11 @@ from torchvision.transforms.v2 import functional as tv
 sys.path.append(str(Path(__file__).resolve().parents[1] / "data"))
 from prepare import MAX_FILE_BYTES, check_image, check_member, is_hidden, is_image, tar_members  # noqa: E402
 
-from semppl_mini.data import Data, data_dir, hide_labels, hold_out  # noqa: E402
-from semppl_mini.files.checkpoint import make_folder, write_json, write_whole  # noqa: E402
+from semppl_mini.data import Data, hide_labels, hold_out  # noqa: E402
+from semppl_mini.files import data_dir, make_folder, write_json, write_whole  # noqa: E402
 from semppl_mini.keeping.command import Parser, command  # noqa: E402
-from semppl_mini.views import Draw, boxes, crop_of, saliency  # noqa: E402
+from semppl_mini.parallel import device_of  # noqa: E402
+from semppl_mini.views import Draw, beside, boxes, crop_of, fractions, normalise, photometrics, saliency  # noqa: E402
 
 SYNSET = r"n\d{8}"
 LISTED = re.compile(rf"({SYNSET})_\w+\.(?:jpe?g|png)", re.IGNORECASE | re.ASCII)  # a line of a label list
@@ -48,6 +49,7 @@ MAX_SHARD_BYTES = 2**40  # one shard: 1 TiB (all of ImageNet has 150 GB)
 MAX_LIST_BYTES = 2**26  # a label list: 64 MiB (the names of all training images have 28 MB)
 MASK_SIDE = 64  # saliency is estimated on copies of this size [ours]
 GREY = 128  # of a masked background: half of 255, rounded
+CACHE = 2**18  # numbers of a view at hand on each thread of a CPU: 1 MiB
 
 # ---- where the bytes lie --------------------------------------------------------------------------------------------
 
@@ -281,16 +283,33 @@ def foreground(image: Tensor) -> Tensor:
     return F.interpolate(saliency(small), image.shape[1:])[0] > 0.5
 
 
+@torch.no_grad()
+def finish_views(crops: list[Tensor], draws: list[Draw], config) -> list[Tensor]:
+    """`views.make_views` of views that were masked, cropped, resized, flipped before: uint8 (B, 3, S, S) each."""
+    views = []
+    for crop, draw in zip(crops, draws, strict=True):
+        rows = len(crop)
+        if crop.device.type == "cpu":  # so few at a time that they stay in the caches
+            rows = max(1, torch.get_num_threads() * CACHE // crop[0].numel())
+        parts = []
+        for i in range(0, len(crop), rows):
+            x = fractions(crop[i : i + rows], config)
+            part = beside(x, {name: value[i : i + rows] for name, value in draw.items()})
+            parts.append(normalise(photometrics(x, part, config), config.mean, config.std))
+        views.append(torch.cat(parts))
+    return views
+
+
 @dataclass(frozen=True)
 class ImageFiles:
-    """n images on disk, with the attributes of `data.ImageSet` but for the pixels; reading any is the caller's wish."""
+    """n images on disk, with the attributes and methods of `data.ImageSet` but for the pixels."""
 
     labels: Tensor  # (n,), -1 where unlabelled
     ids: Tensor  # (n,), the place among all sorted keys of the split, wherever the bytes are kept
     truth: Tensor  # (n,)
     rows: Tensor  # (n,), index into files
     files: Files
-    masks = None  # estimated, where a draw asks for one
+    size = (None, None)  # of pixels: each has its own
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -311,23 +330,20 @@ class ImageFiles:
             sha.update(array.tobytes())
         return sha.hexdigest()
 
-    size = (None, None)
-
-    def prepare(self, index, draws, config):
-        from semppl_mini.parallel import device_of
-        from semppl_mini.views import finish_views
+    def prepare(self, index: Tensor, draws: list[Draw], config) -> list[Tensor]:
+        """The CPU's part of a step's views, made ahead: uint8 crops; where the CPU computes, the whole views."""
         crops = self.crops(index, draws, config)
         return finish_views(crops, draws, config) if device_of(config).type == "cpu" else crops
 
-    def finish(self, prepared, draws, config):
-        from semppl_mini.views import finish_views
+    def finish(self, prepared: list[Tensor], draws: list[Draw], config) -> list[Tensor]:
+        """The device's part: what `prepare` made and the draws of these b rows -> L + V views."""
         return finish_views(prepared, draws, config) if prepared[0].dtype == torch.uint8 else prepared
 
     def crops(self, index: Tensor, draws: list[Draw], config) -> list[Tensor]:
         """Masked, cropped, resized, flipped views of the images at `index` (b,): uint8 (b, 3, S, S), one a view.
 
         draws: those of these b rows, made without sizes (`views.draw_views`). Each image is read and decoded once,
-        and nothing but these images is read. The rest of a view is `views.finish_views`. ValueError: a broken image.
+        and nothing but these images is read. The rest of a view is `finish_views`. ValueError: a broken image.
         """
         rows = self.rows[index].tolist()
         images = [open_image(self.files.read(i), self.files.name(i)) for i in rows]

@@ -14,20 +14,20 @@ import imagenet
 import torch
 
 import semppl_mini as s
-from semppl_mini.files import checkpoint
+from semppl_mini import parallel
+from semppl_mini.files import make_folder, write_json
 from semppl_mini.keeping import class_of, keep_encoders, runs_dir
 from semppl_mini.keeping.command import Parser, override
-from semppl_mini.parallel import world
-from semppl_mini.parallel.device import device_of, uses_bf16
+from semppl_mini.parallel import device_of, uses_bf16
 from semppl_mini.readout import classifier_accuracy, measure, tuning
 
 RESULTS = Path(__file__).resolve().parents[1] / "notebooks" / "results"
 
 
 def fields() -> str:
-    """Every field of a config with its default, unit and source."""
+    """Every field of a config with its default, limits, unit and source."""
     body = inspect.getsource(s.Config).split('"""')[2].split("\n    def ")[0]
-    return f"fields and their defaults (a preset changes some; give field=value):\n{body.rstrip()}\n"
+    return f"fields, defaults, limits, sources (a preset changes some; give field=value):\n{body.rstrip()}\n"
 
 
 def arguments(doc: str):
@@ -67,7 +67,7 @@ def hardware(config) -> dict:
     software = {"torch": torch.__version__, "python": platform.python_version()}
     precision = "bf16" if uses_bf16(config, device_of(config)) else "fp32"
     software |= {"precision": precision} if config.precision == "auto" else {}
-    return machine | {"threads": torch.get_num_threads(), "processes": world.size()} | software
+    return machine | {"threads": torch.get_num_threads(), "processes": parallel.size()} | software
 
 
 def main(doc: str, launcher: str) -> None:
@@ -79,17 +79,17 @@ def main(doc: str, launcher: str) -> None:
     if args.steps is None and not len(getattr(data, args.split)):
         raise ValueError(f"There are no {args.split} images to read out on; add them, or give --steps to train alone.")
     out = args.out or (RESULTS if class_of(config) is s.SemPPL else RESULTS / "relatives")
-    checkpoint.make_folder(out)  # these before hours of training, not after
+    make_folder(out)  # these before hours of training, not after
     result = {"name": args.name, "data": data.provenance, "hardware": hardware(config), "config": config.to_dict()}
     result["command"] = shlex.join(["python", launcher, *sys.argv[1:]])
     folder = runs_dir() / args.name
     callbacks = [] if args.supervised else [keep_encoders(max(1, config.epochs // 4))]
     callbacks += [tensorboard(folder)] if args.tensorboard else []
     more = {"save_every": args.save_every, "weights": args.weights, "steps": args.steps, "workers": args.workers}
-    run, first = s.fit(config, data, folder, callbacks, **more), world.rank() == 0
+    run, first = s.fit(config, data, folder, callbacks, **more), parallel.rank() == 0
     if not run.finished:
         return
-    world.stop()  # the first process reads out, alone
+    parallel.stop()  # the first process reads out, alone
     if not first:
         return
     result |= {"train_seconds": sum(r["seconds"] for r in run.history), "history": run.history}
@@ -102,7 +102,7 @@ def main(doc: str, launcher: str) -> None:
         if args.measures:
             result["measures"] = measure(run.method.encoder, config, data, args.split)
     result["wall_seconds"] = time.time() - start
-    checkpoint.write_json(out / f"{args.name}.json", result)
+    write_json(out / f"{args.name}.json", result)
     print(json.dumps(result["results"], indent=1))
 
 
@@ -113,7 +113,7 @@ def load(args, config):
         if args.preset.startswith("imagenet") or args.label_list:
             raise ValueError(f"{name} is no folder of ImageNet; give --data a folder with train/SYNSET/*.JPEG or "
                              "train*.tar.")  # fmt: skip
-        return config, s.load_data(name, config.labels, config.label_seed)
+        return config, s.data_for(config, name)
     if args.measures:
         raise ValueError(f"--measures needs images in memory and {name} is a folder; data/prepare.py makes it a pack.")
     if args.label_list:

@@ -11,16 +11,16 @@ there, also with another number of processes. The test images are read once, at 
 
 import launch
 
+from semppl_mini import parallel
 from semppl_mini.keeping.command import command
-from semppl_mini.parallel import world
 
 
 def main() -> None:
-    world.start()
+    parallel.start()
     try:
         launch.main(__doc__, "scale/train.py")
     finally:
-        world.stop()
+        parallel.stop()
 
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ import sys
 
 import launch
 
+from semppl_mini import parallel
 from semppl_mini.keeping.command import command
-from semppl_mini.parallel import world
 
 
 def main() -> None:
     try:
-        world.start_xla()
+        parallel.start_xla()
     except ImportError as error:
         here = f"Python {platform.python_version()} on {sys.platform} {platform.machine()} ({error})"
         raise ValueError(f"torch_xla cannot be imported by {here}; on Linux x86-64 make the environment with "

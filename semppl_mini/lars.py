@@ -31,10 +31,8 @@ class LARS(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure=None):
         """One update of every parameter that has a gradient. A closure is evaluated first, its loss returned."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
         for group in self.param_groups:
             lr = torch.tensor(group["lr"], dtype=torch.float64)  # a tensor: XLA would compile anew for 0 and 1
             lr = lr.to(group["params"][0]) if group["params"] else lr
@@ -44,11 +42,12 @@ class LARS(torch.optim.Optimizer):
         return loss
 
     def _update(self, w: Tensor, group: dict, lr: Tensor) -> None:
-        u, trust = w.grad, torch.ones((), dtype=w.dtype, device=w.device)
-        if not group["exclude"]:
-            u = u.add(w, alpha=group["weight_decay"])
-            trust = trust_ratio(w, u, group["eta"])
-        v = self.state[w]["momentum"].mul_(group["momentum"]).addcmul_(u, trust)
+        v = self.state[w]["momentum"].mul_(group["momentum"])
+        if group["exclude"]:
+            v.add_(w.grad)
+        else:
+            u = w.grad.add(w, alpha=group["weight_decay"])
+            v.addcmul_(u, trust_ratio(w, u, group["eta"]))
         w.addcmul_(v, lr, value=-1)
 
 
@@ -61,7 +60,4 @@ def trust_ratio(w: Tensor, u: Tensor, eta: float) -> Tensor:
 def param_groups(*modules: nn.Module) -> list[dict]:
     """Two groups: weights, and biases plus batch-norm parameters (all that has one dimension or none) excluded."""
     params = [p for module in modules for p in module.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in params if p.dim() > 1], "exclude": False},
-        {"params": [p for p in params if p.dim() <= 1], "exclude": True},
-    ]
+    return [{"params": [p for p in params if (p.dim() <= 1) == out], "exclude": out} for out in (False, True)]

@@ -7,8 +7,8 @@ For an online view i and a target view j, image m is compared with its own targe
     q_ij^r(m) = softmax( [ o_i[m].z_j^r[m], { o_i[m].t_j[n] : n in N(m) } ] / tau )         L_sempos = -log q_ij^r[0]
     I = KL( p_ij || p_ji ),  i != j, both large
 
-The candidates N(m) are drawn once per step and shared by all pairs: otherwise p_ij and p_ji would not speak of the
-same images and the KL would mean nothing. A row with m's own image (few labels, drawn often) is no negative.
+The candidates N(m) are drawn once per step and shared by all pairs: otherwise the KL would compare distributions over
+different images. A row with m's own image (few labels, drawn often) is no negative.
 L terms are means over all (L + V) x L pairs (i = j kept, as in the listing), and over the R draws of the rows that
 have any; I is a mean over ordered pairs of different large views (small views have no target, so no p_ji; both our
 reading). Everything is float32 at least. Shapes: I online views, J = L target views, B batch, D embedding width,
@@ -33,14 +33,11 @@ def draw_negatives(batch: int, n: int, generator: torch.Generator) -> Tensor:
     return (torch.arange(batch)[:, None] + shifts) % batch
 
 
-def logits(
-    o: Tensor, t: Tensor, negatives: Tensor, tau: float, ids: Tensor | None = None, first: int = 0
-) -> Tensor:
+def logits(o: Tensor, t: Tensor, negatives: Tensor, tau: float, ids: Tensor | None = None, first: int = 0) -> Tensor:
     """o (I, b, D), t (J, B, D), negatives (b, N), ids (B,) of the images -> (I, J, b, 1 + N), the positive first.
 
     The b rows of o and negatives are rows first, first + 1, ... of the B in t and ids (of several processes each has
-    its own; alone b = B). Needs b x B similarities a pair of views; a negative with the row's own id gets a logit
-    that weighs nothing.
+    its own; alone b = B). A negative with the row's own id gets a logit that weighs nothing.
     """
     row = torch.arange(first, first + len(negatives), device=negatives.device)[:, None]
     candidates = torch.cat([row, negatives], 1)  # (b, 1 + N)
@@ -86,6 +83,5 @@ def invariance(a: Tensor, valid: Tensor | None = None, detach: str = "argument")
     entropy = (log_p.detach().exp() * log_p.detach()).sum(-1)  # E_p log p, no gradient in either form
     p = log_p.exp().detach() if detach == "argument" else log_p.exp()
     kl = entropy - (p * log_q).sum(-1)  # (L, L, ...)
-    pairs = ~torch.eye(len(a), dtype=torch.bool, device=a.device)
-    pairs = pairs.view(len(a), len(a), *[1] * (kl.dim() - 2))
+    pairs = ~torch.eye(len(a), dtype=torch.bool, device=a.device).view(len(a), len(a), *[1] * (kl.dim() - 2))
     return masked_mean(kl, pairs if valid is None else pairs & valid)

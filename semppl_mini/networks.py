@@ -85,14 +85,3 @@ def networks(config, generator: torch.Generator) -> nn.ModuleDict:
         g = mlp(f.dim, config.projector_hidden, config.embedding_dim)
         h = mlp(config.embedding_dim, config.predictor_hidden, config.embedding_dim)
     return nn.ModuleDict({"encoder": f, "projector": g, "predictor": h})
-
-
-def compiled(parts: nn.ModuleDict, **options) -> None:
-    """torch.compile each network in place, at its first call; state_dict keeps its names, deep copies are eager again.
-
-    options: of torch.compile. ValueError with recompute, which it cannot trace; it need not trace microbatches.
-    """
-    for part in parts.values():
-        if getattr(part, "recompute", False):
-            raise ValueError("compile = True does not go with recompute = True; give recompute=False and microbatches.")
-        part.compile(**options)

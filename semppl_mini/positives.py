@@ -10,17 +10,9 @@ then one run, those of one image a run inside it, and a draw is an offset. Shape
 import torch
 from torch import Tensor
 
+from .parallel import first_at_least
+
 _IDS = 1 << 40  # ids stay below this, so label * _IDS + id sorts by label, then id
-
-
-def first_at_least(key: Tensor, value: Tensor) -> Tensor:
-    """torch.searchsorted(key, value), written out, since XLA does not have it: binary search, all values at once."""
-    low, high = torch.zeros_like(value), torch.full_like(value, len(key))
-    for _ in range(len(key).bit_length()):
-        middle = (low + high) // 2
-        right = (low < high) & (key[middle.clamp(max=len(key) - 1)] < value)
-        low, high = torch.where(right, middle + 1, low), torch.where(right, high, middle)
-    return low
 
 
 @torch.no_grad()

@@ -3,14 +3,13 @@
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import keeping, monitor, parallel
 from .batches import Batches, epoch_order
 from .config import Config
-from .data import Data, label_count
+from .data import Data
 from .method import Method
-from .networks import compiled
 from .optim import lr_at, make_optimizer, set_lr
 
 
@@ -36,12 +35,13 @@ def fit(
     ValueError: the folder's config, images or weights differ, or config.labels is not what data.train has.
     FloatingPointError: a loss or gradient is not finite; weights and target are then still those before the step.
     """
-    check(config, data, folder, resume, save_every=save_every, keep_last=keep_last, workers=workers, steps=steps)
+    whole = dict(save_every=save_every, keep_last=keep_last, workers=workers, steps=steps)
+    keeping.check(config, data, folder, resume, **whole)
     kind = keeping.class_of(config, method)
     method = kind(config, len(data.classes), int(data.train.ids.max()) + 1)
     digests = {"images": data.train.digest(), "weights": keeping.start_from(weights, method)}
     batches = Batches(config, data.train.labelled() if kind.labelled_only else data.train, kind.draw)
-    method = placed(method, batches.device)
+    method = parallel.placed(method, batches.device, config)
     optimizer = make_optimizer(config, method.online)
     run = keeping.Run(config, method, [], folder, data.provenance)
     options = dict(callbacks=callbacks, progress=progress, save_every=save_every, keep_last=keep_last, last=steps)
@@ -58,7 +58,7 @@ def fit(
 
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
-                average_and_check(method.online, terms)  # the gradients of the global batch; not finite: it ends here
+                parallel.average_and_check(method.online, terms)  # of the global batch; not finite: it ends here
                 set_lr(optimizer, lr := lr_at(config, step / batches.each))
                 done = (step + 1) / (batches.each * config.epochs)
                 method.before_step(done)
@@ -67,46 +67,6 @@ def fit(
 
                 keeper.record(terms, method.count(seen, batch, batches.truth_of), lr)
         return keeper.end()
-
-
-def check(config: Config, data: Data, folder, resume, **whole) -> None:
-    """ValueError for arguments of `fit` that cannot be."""
-    n, known = len(data.train), int((data.train.labels >= 0).sum())
-    if config.labels is not None and known != (asked := label_count(config.labels, n)):
-        of = f"config.labels = {config.labels} asks for {asked} of {n} images"
-        raise ValueError(f"{of}, but {known} have a label; give load_data the same `labels`.")
-    for name, value in whole.items():
-        least = 0 if name == "workers" else 1
-        if value is not None and (type(value) is not int or value < least):
-            raise ValueError(f"{name} = {value!r} is no whole number above {least - 1}; give {least} or more.")
-    if folder is not None and resume is not None:
-        raise ValueError(f"resume= is for runs without a folder; give fit folder={str(folder)!r} alone to go on there.")
-
-
-def placed(method: Method, device: torch.device) -> Method:
-    """The method where it computes: type and memory layout of its tensors, batch norms over the global batch."""
-    method.to(device, torch.float64 if method.config.precision == "fp64" else None)
-    if device.type != "xla":  # which chooses memory layouts itself
-        method.to(memory_format=torch.channels_last)
-    parallel.share_batch_norm(method)
-    if method.config.compile:
-        compiled(method.online)
-        compiled(method.target)
-    return method
-
-
-def average_and_check(online: nn.Module, terms: dict[str, Tensor]) -> None:
-    """Gradients and terms become those of the global batch; FloatingPointError names the first that is not finite."""
-    gradients = {name: p.grad for name, p in online.named_parameters() if p.grad is not None}
-    parallel.average([*gradients.values(), *terms.values()])
-    sums = {f"the term {name}": value for name, value in terms.items()}
-    sums["the term loss"] = sums.pop("the term loss")  # named only if it is alone
-    sums |= {f"the gradient of {name}": g.sum() for name, g in gradients.items()}
-    every = torch.stack(list(sums.values()))
-    parallel.run_pending(every.device)
-    if not bool(every.isfinite().all()):
-        i = every.isfinite().tolist().index(False)
-        raise FloatingPointError(f"{list(sums)[i]} is {float(every[i])}")
 
 
 @torch.no_grad()
@@ -121,7 +81,7 @@ def measure_untrained(method: Method, batches: Batches, keeper: keeping.Keeper, 
     for views, batch, draws in keeper.timed(batches.ahead(0, min(measured, batches.each))):
         loss, seen = probe(views, batch, draws)
         terms = monitor.terms_of(loss, seen)
-        parallel.average(list(terms.values()))
+        parallel.average_(list(terms.values()))
         keeper.record(terms, probe.count(seen, batch, batches.truth_of), 0.0)
     keeper.close_epoch()
 

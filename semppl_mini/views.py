@@ -1,12 +1,12 @@
 """Views: L large and V small crops with SimCLR/BYOL photometrics, batched, every parameter drawn per image.
 
-An operation is a function of (images (B, 3, H, W) in [0, 1], parameters (B,)) and equals the operation of
+An operation is a function of (images x (B, 3, H, W) in [0, 1], parameters (B,)) and equals the operation of
 `torchvision.transforms.v2.functional` with the same parameters image by image. Drawing (CPU, global batch) and
 applying (training device) are apart, so a step can be repeated anywhere.
 
-A view: mask the background (large views only, ReLICv2), crop and resize, flip, colour jitter (p = 0.8, operations in
-random order), greyscale, Gaussian blur, solarize, normalise. Values: BYOL, appendix B; per-view assignment with four
-large views is unspecified, so blur and solarize probabilities cycle over the views (our choice).
+A view: mask the background (large views only, ReLICv2), crop and resize, flip, colour jitter (operations in random
+order), greyscale, Gaussian blur, solarize, normalise. Values: BYOL, appendix B; its assignment to four large views is
+unspecified, so blur and solarize probabilities cycle over the views (our choice).
 """
 
 import math
@@ -15,9 +15,6 @@ import torch
 from torch import Tensor
 
 _GREY = (0.2989, 0.587, 0.114)  # ITU-R 601, as torchvision
-
-CACHE = 2**18  # numbers of a view at hand on each thread of a CPU: 1 MiB
-
 Draw = dict[str, Tensor]  # the parameters of one view, one row an image
 
 
@@ -25,7 +22,7 @@ Draw = dict[str, Tensor]  # the parameters of one view, one row an image
 
 
 def mask_background(x: Tensor, mask: Tensor, apply: Tensor) -> Tensor:
-    """Flat grey outside the mask, in rows where `apply` (B,) is true: mask (B, 1, H, W) in {0, 1} (ReLICv2, 3)."""
+    """Flat grey outside the mask (B, 1, H, W) in {0, 1}, in rows where `apply` (B,) is true (ReLICv2, 3)."""
     return torch.where(apply.view(-1, 1, 1, 1), x * mask + 0.5 * (1 - mask), x)
 
 
@@ -35,14 +32,11 @@ def cubic(t: Tensor) -> Tensor:
     return torch.where(t < 1, near, torch.where(t < 2, far, 0))
 
 
-def resize_matrix(
-    start: Tensor, length: Tensor, size: int, inner: int, flip: Tensor | None = None, interpolation: str = "bilinear"
-) -> Tensor:
-    """Antialiased weights (B, size, inner) that take [start, start + length) of an axis to `size` pixels.
+def resize_matrix(start: Tensor, length: Tensor, size: int, inner: int, flip=None, interpolation="bilinear") -> Tensor:
+    """Weights (B, size, inner) that take [start, start + length) of an axis to `size` pixels; `flip` (B,) mirrors.
 
     The filter is a triangle of half-width max(length / size, 1) ("bilinear"), or a cubic of twice that ("bicubic",
     BYOL's), around each output's centre, cut at the box and normalised: PIL's and torchvision's antialias=True.
-    `flip` (B,) mirrors the output.
     """
     scale = (length / size).view(-1, 1, 1)  # (B, 1, 1)
     out = torch.arange(size, device=start.device).view(1, -1, 1)
@@ -50,16 +44,12 @@ def resize_matrix(
         out = torch.where(flip.view(-1, 1, 1), size - 1 - out, out)
     j = torch.arange(inner, device=start.device) - start.view(-1, 1, 1)  # position inside the box, (B, 1, inner)
     inside = ((j >= 0) & (j < length.view(-1, 1, 1))).to(scale.dtype)
-    distance = ((j + 0.5) - (out + 0.5) * scale).abs_()  # (B, size, inner)
-    distance.div_(scale.clamp(min=1))
-    weight = cubic(distance) if interpolation == "bicubic" else distance.neg_().add_(1).clamp_(min=0)
-    weight = weight.mul_(inside)
+    distance = ((j + 0.5) - (out + 0.5) * scale).abs_().div_(scale.clamp(min=1))  # (B, size, inner)
+    weight = (cubic(distance) if interpolation == "bicubic" else distance.neg_().add_(1).clamp_(min=0)).mul_(inside)
     return weight.div_(weight.sum(-1, keepdim=True))
 
 
-def crop_resize(
-    x: Tensor, box: Tensor, size: int, flip: Tensor | None = None, interpolation: str = "bilinear"
-) -> Tensor:
+def crop_resize(x: Tensor, box: Tensor, size: int, flip: Tensor | None = None, interpolation="bilinear") -> Tensor:
     """box (B, 4) = top, left, height, width in whole pixels -> (B, 3, size, size); flip (B,) mirrors left-right."""
     top, left, height, width = box.to(x.dtype).unbind(1)
     rows = resize_matrix(top, height, size, x.shape[2], None, interpolation)  # (B, size, H)
@@ -123,22 +113,23 @@ def hue(x: Tensor, f: Tensor) -> Tensor:
 
 
 def jitter(x: Tensor, factors: Tensor, order: Tensor) -> Tensor:
-    """Brightness, contrast, saturation, hue by factors (B, 4), in the order given a row: order (B, 4), a permutation.
+    """Brightness, contrast, saturation, hue by factors (B, 4), each row in its order (B, 4), a permutation.
 
     Hue costs most, so it runs once: three blends before it and three after, of which each row uses three in all.
     """
     factor = factors.gather(1, order)  # (B, 4), in the order of use
     position = (order == 3).int().argmax(1)  # where hue stands in each row's order
-    for slot in range(7):
-        if slot == 3:
-            x = hue(x, factors[:, 3])
-            continue
-        i = slot if slot < 3 else slot - 3  # place in the order, before or after hue
-        active = (i < position) if slot < 3 else (i > position)
-        if some(active):  # rows that are not blend by 1: as they are, but cut to [0, 1]
-            x = blend(x, torch.where(active, factor[:, i], 1), order[:, i] == 1, order[:, i] == 2)
-        elif slot > 3:  # hue may leave it by a rounding error
-            x = x.clamp(0, 1)
+
+    def use(x: Tensor, i: int, active: Tensor) -> Tensor:  # other rows blend by 1: as they are, but cut to [0, 1]
+        if not some(active):
+            return x.clamp(0, 1)  # hue may leave it by a rounding error
+        return blend(x, torch.where(active, factor[:, i], 1), order[:, i] == 1, order[:, i] == 2)
+
+    for i in range(3):
+        x = use(x, i, i < position)
+    x = hue(x, factors[:, 3])
+    for i in range(1, 4):
+        x = use(x, i, i > position)
     return x
 
 
@@ -148,10 +139,7 @@ def greyscale(x: Tensor, apply: Tensor) -> Tensor:
 
 
 def blur(x: Tensor, sigma: Tensor, apply: Tensor, kernel: int) -> Tensor:
-    """Gaussian blur with odd kernel size and sigma (B,) in pixels, reflecting at the border, as two matrix products.
-
-    The matrices are banded, so the products are taken in blocks of 64 rows, which leave most zeros out.
-    """
+    """Gaussian blur with odd kernel size and sigma (B,) in pixels, reflecting at the border, as two matrix products."""
     d = torch.arange(-(kernel // 2), kernel // 2 + 1, device=x.device)
     weight = (-0.5 * (d / sigma[:, None]) ** 2).exp()
     weight = torch.where(apply[:, None], weight / weight.sum(1, keepdim=True), (d == 0).to(x.dtype))  # (B, kernel)
@@ -163,13 +151,12 @@ def blur(x: Tensor, sigma: Tensor, apply: Tensor, kernel: int) -> Tensor:
         matrix.scatter_add_(2, source.expand(len(x), -1, -1), weight[:, None].expand(-1, size, -1).to(x.dtype))
         return matrix[:, None]
 
-    def product(matrix: Tensor, x: Tensor) -> Tensor:
+    def product(matrix: Tensor, x: Tensor) -> Tensor:  # banded: blocks of 64 rows leave most zeros out
         spans = [(i, i + 64, max(i - kernel // 2, 0), i + 64 + kernel // 2) for i in range(0, x.shape[2], 64)]
         return torch.cat([matrix[:, :, i:j, low:high] @ x[:, :, low:high] for i, j, low, high in spans], 2)
 
-    height, width = x.shape[2:]
-    rows = along(height)
-    columns = rows if height == width else along(width)
+    rows = along(x.shape[2])
+    columns = rows if x.shape[2] == x.shape[3] else along(x.shape[3])
     return product(columns, product(rows, x).mT).mT
 
 
@@ -178,13 +165,13 @@ def solarize(x: Tensor, apply: Tensor, threshold: float = 0.5) -> Tensor:
 
 
 def saliency(images: Tensor) -> Tensor:
-    """Foreground masks (B, 1, H, W) in {0, 1} of images (B, 3, H, W) in [0, 1]; the estimator for sets without masks.
+    """Foreground masks (B, 1, H, W) in {0, 1} for sets without; the paper uses DeepUSPS masks (ReLICv2).
 
     Frequency-tuned saliency (Achanta et al., CVPR 2009): distance of the slightly blurred image from its own mean
-    colour, here in RGB instead of Lab, cut at the image's mean distance. The paper uses DeepUSPS masks (ReLICv2).
+    colour, here in RGB instead of Lab, cut at the image's mean distance.
     """
-    on = torch.ones(len(images), dtype=torch.bool, device=images.device)
-    smooth = blur(images, torch.ones_like(images[:, 0, 0, 0]), on, 5)
+    one = torch.ones_like(images[:, 0, 0, 0])
+    smooth = blur(images, one, one > 0, 5)
     distance = (smooth - images.mean((2, 3), keepdim=True)).norm(dim=1, keepdim=True)
     return (distance > distance.mean((2, 3), keepdim=True)).to(images.dtype)
 
@@ -193,10 +180,10 @@ def saliency(images: Tensor) -> Tensor:
 
 
 def boxes(u: Tensor, height, width, scale, ratio) -> Tensor:
-    """Random-resized-crop boxes (B, 4) = top, left, height, width from uniforms u (B, 4) in [0, 1).
+    """Random-resized-crop boxes (B, 4) = top, left, height, width in images of height and width, numbers or (B,) each.
 
-    Area share in `scale`, aspect log-uniform in `ratio`, position uniform; height, width: of all images, or (B,) of
-    each. torchvision redraws a box that does not fit; here its sides are cut to the image (our choice: no loop).
+    Of uniforms u (B, 4) in [0, 1): area share in `scale`, aspect log-uniform in `ratio`, position uniform. torchvision
+    redraws a box that does not fit; here its sides are cut to the image (our choice: no loop).
     """
     height, width = (torch.as_tensor(side, device=u.device) for side in (height, width))
     area = height * width * (scale[0] + (scale[1] - scale[0]) * u[:, 0])
@@ -217,10 +204,8 @@ def crop_of(config, v: int) -> tuple[int, tuple]:
 def draw_view(config, v: int, batch: int, generator: torch.Generator, height=None, width=None) -> Draw:
     """All parameters of view v (v < L: large, else small) for a batch, each a CPU tensor with one row an image.
 
-    Where images differ in size, height and width are None and the draw holds uniforms "u" (B, 4), which `boxes` turns
-    into each image's box, instead of "box". All else is the same.
+    Where images differ in size, height and width are None, and uniforms "u" (B, 4), for `boxes`, stand for "box".
     """
-    _, scale = crop_of(config, v)
 
     def coin(p: float) -> Tensor:
         return torch.rand(batch, generator=generator) < p
@@ -228,24 +213,21 @@ def draw_view(config, v: int, batch: int, generator: torch.Generator, height=Non
     def uniform(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(batch, generator=generator)
 
-    strength = (config.brightness, config.contrast, config.saturation)
     mask, u = coin(config.mask_p) & (v < config.large_views), torch.rand(batch, 4, generator=generator)
+    ranges = [(max(0, 1 - s), 1 + s) for s in (config.brightness, config.contrast, config.saturation)]
     draw = {
         "mask": mask,
-        **({"u": u} if height is None else {"box": boxes(u, height, width, scale, config.ratio)}),
+        **({"u": u} if height is None else {"box": boxes(u, height, width, crop_of(config, v)[1], config.ratio)}),
         "flip": coin(config.flip_p),
         "jitter": coin(config.jitter_p),
-        "factors": torch.stack(
-            [uniform(max(0, 1 - s), 1 + s) for s in strength] + [uniform(-config.hue, config.hue)], 1
-        ),
+        "factors": torch.stack([uniform(*each) for each in [*ranges, (-config.hue, config.hue)]], 1),
         "order": torch.rand(batch, 4, generator=generator).argsort(1),
         "grey": coin(config.grey_p),
         "blur": coin(config.blur_p[v % len(config.blur_p)]),
         "sigma": uniform(*config.blur_sigma),
         "solarize": coin(config.solarize_p[v % len(config.solarize_p)]),
     }
-    # No jitter is jitter by nothing: factors 1, 1, 1, 0.
-    draw["factors"] = torch.where(draw["jitter"][:, None], draw["factors"], torch.tensor([1.0, 1.0, 1.0, 0.0]))
+    draw["factors"] = draw["factors"].where(draw["jitter"][:, None], torch.tensor([1.0, 1.0, 1.0, 0.0]))  # by nothing
     return draw
 
 
@@ -260,15 +242,11 @@ def draw_views(config, batch: int, generator: torch.Generator, height=None, widt
 
 def photometrics(x: Tensor, draw: Draw, config) -> Tensor:
     """All that follows the crop: x (B, 3, S, S) in [0, 1] -> the same."""
-    if config.jitter_p > 0:
-        x = jitter(x, draw["factors"], draw["order"])
-    if config.grey_p > 0 and some(draw["grey"]):
-        x = greyscale(x, draw["grey"])
-    if max(config.blur_p) > 0 and some(draw["blur"]):  # 10% of the side, odd: 23 for 224, 3 for 32; none under 20
-        x = blur(x, draw["sigma"], draw["blur"], 2 * (x.shape[-1] // 20) + 1)
-    if max(config.solarize_p) > 0 and some(draw["solarize"]):
-        x = solarize(x, draw["solarize"])
-    return x
+    kernel = 2 * (x.shape[-1] // 20) + 1  # of the blur, 10% of the side, odd: 23 for 224, 3 for 32; none under 20
+    x = jitter(x, draw["factors"], draw["order"]) if config.jitter_p > 0 else x
+    x = greyscale(x, draw["grey"]) if config.grey_p > 0 and some(draw["grey"]) else x
+    x = blur(x, draw["sigma"], draw["blur"], kernel) if max(config.blur_p) > 0 and some(draw["blur"]) else x
+    return solarize(x, draw["solarize"]) if max(config.solarize_p) > 0 and some(draw["solarize"]) else x
 
 
 def apply_view(x: Tensor, draw: Draw, size: int, config, mask: Tensor | None = None) -> Tensor:
@@ -285,12 +263,12 @@ def normalise(x: Tensor, mean, std) -> Tensor:
     return x.sub(mean).div_(std).contiguous(memory_format=torch.channels_last)
 
 
-def _ready(images: Tensor, config) -> Tensor:
-    """uint8 images as numbers in [0, 1]: float64 from here on if the run is, else float32."""
+def fractions(images: Tensor, config) -> Tensor:
+    """uint8 images as numbers in [0, 1]: float64 from here on if the run is "fp64", else float32."""
     return images.to(torch.float64 if config.precision == "fp64" else torch.float32) / 255
 
 
-def _beside(x: Tensor, draw: Draw) -> Draw:
+def beside(x: Tensor, draw: Draw) -> Draw:
     """A draw on the device, and its fractions in the type, of x."""
     return {name: value.to(x.device, x.dtype if value.is_floating_point() else None) for name, value in draw.items()}
 
@@ -300,31 +278,11 @@ def make_views(images: Tensor, draws: list[Draw], config, masks: Tensor | None =
     """uint8 images (B, 3, H, W) -> L + V normalised views, large first: L of (B, 3, S, S), V of (B, 3, s, s).
 
     masks uint8 (B, 1, H, W) say what is foreground; without them `saliency` estimates it where mask_p asks for any.
-    The views are float32, or float64 where config.precision is "fp64".
     """
-    x = _ready(images, config)
-    if config.mask_p > 0:
-        masks = saliency(x) if masks is None else masks.to(x.dtype)
+    x = fractions(images, config)
+    masks = None if config.mask_p == 0 else saliency(x) if masks is None else masks.to(x.dtype)
     views = []
     for v, draw in enumerate(draws):
-        mask = masks if v < config.large_views and config.mask_p > 0 else None
-        view = apply_view(x, _beside(x, draw), crop_of(config, v)[0], config, mask)
+        view = apply_view(x, beside(x, draw), crop_of(config, v)[0], config, masks if v < config.large_views else None)
         views.append(normalise(view, config.mean, config.std))
-    return views
-
-
-@torch.no_grad()
-def finish_views(crops: list[Tensor], draws: list[Draw], config) -> list[Tensor]:
-    """`make_views` for views that were masked, cropped, resized and flipped elsewhere: uint8 (B, 3, S, S) each."""
-    views = []
-    for crop, draw in zip(crops, draws, strict=True):
-        rows = len(crop)
-        if crop.device.type == "cpu":  # so few at a time that they stay in the caches
-            rows = max(1, torch.get_num_threads() * CACHE // crop[0].numel())
-        parts = []
-        for i in range(0, len(crop), rows):
-            x = _ready(crop[i : i + rows], config)
-            part = _beside(x, {name: value[i : i + rows] for name, value in draw.items()})
-            parts.append(normalise(photometrics(x, part, config), config.mean, config.std))
-        views.append(torch.cat(parts))
     return views

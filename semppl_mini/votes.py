@@ -5,14 +5,14 @@ majority of their labels is one vote, so an image gets L x A votes (16 in the pa
 
     y_bar(x) = mode of the L x A votes.
 
-Ties, unspecified in the paper: the label with the larger summed cosine wins, then the smallest label. This is
-our choice; it is deterministic. Shapes: B batch, D embedding width, Q capacity, C classes.
+Ties, unspecified in the paper: the label with the larger summed cosine wins, then the smallest label (our choice).
+Shapes: L views, A queues, B batch, D embedding width, Q capacity, C classes.
 """
 
 import torch
 from torch import Tensor
 
-from .parallel import at_least_float
+from .parallel import at_least_float, largest
 
 
 def majority(labels: Tensor, weights: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
@@ -29,20 +29,6 @@ def majority(labels: Tensor, weights: Tensor, num_classes: int) -> tuple[Tensor,
     won = weight.gather(-1, winner.unsqueeze(-1)).squeeze(-1)
     nobody = most.squeeze(-1) == 0
     return torch.where(nobody, -1, winner), torch.where(nobody, 0, won)
-
-
-def largest(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each row of x (M, n) and their indices, both (M, k).
-
-    For k = 1 in two passes, the maximum of each block of 64 and then the place in the best block: on a CPU
-    `max` with indices is several times slower than `amax`. The first of equals wins.
-    """
-    if k > 1 or x.shape[1] % 64:
-        return x.topk(min(k, x.shape[1])) if k > 1 else x.max(1, keepdim=True)
-    blocks = x.unflatten(1, (-1, 64))  # (M, n / 64, 64)
-    best, block = blocks.amax(2).max(1, keepdim=True)
-    inside = blocks.gather(1, block.unsqueeze(2).expand(-1, 1, 64)).argmax(2)
-    return best, 64 * block + inside
 
 
 @torch.no_grad()
@@ -76,13 +62,10 @@ def vote(o: Tensor, keys: Tensor, labels: Tensor, k: int, num_classes: int, chun
     if not 1 <= k <= keys.shape[1]:
         raise ValueError(f"k = {k} neighbours asked of a queue of {keys.shape[1]}; choose k from 1 to its capacity.")
     L, B, D = o.shape
-    each, weight = [], []
+    ballots = []
     for queue in keys:
         cosine, index = neighbours(o.reshape(L * B, D), queue, labels, k, chunk_mb)  # (L * B, k)
         found = torch.where(cosine > -torch.inf, labels[index], -1)
-        label, w = majority(found, cosine.clamp(min=-1), num_classes)  # (L * B,)
-        each.append(label.view(L, B))
-        weight.append(w.view(L, B))
-    votes = torch.stack(each, 1).flatten(0, 1).T  # (B, L * A)
-    weights = torch.stack(weight, 1).flatten(0, 1).T
+        ballots.append(majority(found, cosine.clamp(min=-1), num_classes))  # (L * B,) each
+    votes, weights = (torch.stack([x.view(L, B) for x in xs], 1).flatten(0, 1).T for xs in zip(*ballots, strict=True))
     return majority(votes, weights, num_classes)[0], votes

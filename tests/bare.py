@@ -14,7 +14,7 @@ class Bare:
         method = kind(config, classes, int(images.ids.max()) + 1)
         self.config = config
         self.batches = Batches(config, images.labelled() if kind.labelled_only else images, kind.draw)
-        self.method = train.placed(method, self.batches.device)
+        self.method = parallel.placed(method, self.batches.device, config)
         self.optimizer = make_optimizer(config, method.online)
 
     def step(self, step, ready=None):
@@ -27,7 +27,7 @@ class Bare:
         terms = monitor.terms_of(loss, seen)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        train.average_and_check(method.online, terms)
+        parallel.average_and_check(method.online, terms)
         set_lr(self.optimizer, lr_at(config, step / batches.each))
         progress = (step + 1) / (batches.each * config.epochs)
         method.before_step(progress)

@@ -27,9 +27,15 @@ from semppl_mini.semppl import SemPPL  # noqa: E402
 # ---- bugs of the distributed kind, to be noticed --------------------------------------------------------------------
 
 
+def plant(name: str, wrong) -> None:
+    """Exchange a function of `parallel` wherever a caller may look for it."""
+    for place in (parallel, parallel.world):
+        setattr(place, name, wrong)
+
+
 def local_batch_norm():
     """Each process normalises by the statistics of its own rows."""
-    parallel.share_batch_norm = lambda module: module
+    plant("share_batch_norm", lambda module: module)
 
 
 def local_negatives():
@@ -46,7 +52,7 @@ def local_negatives():
 
 
 def summed_gradients():
-    parallel.average = parallel.total
+    plant("average_", parallel.total)
 
 
 def local_queue():
@@ -56,11 +62,12 @@ def local_queue():
     def wrong(self, views, batch):
         other = torch.full_like(parallel.gather(batch.labels), -1)
         other[parallel.rows(len(other))] = batch.labels
-        gather, parallel.gather = parallel.gather, lambda x, dim=0: other if x is batch.labels else gather(x, dim)
+        gather = parallel.gather
+        plant("gather", lambda x, dim=0: other if x is batch.labels else gather(x, dim))
         try:
             return right(self, views, batch)
         finally:
-            parallel.gather = gather
+            plant("gather", gather)
 
     SemPPL.remember = wrong
 
@@ -87,13 +94,13 @@ def quartered_negatives():
 
 def fourfold_gradients():
     """As on four devices whose gradients are summed instead of averaged."""
-    parallel.average = lambda tensors: torch._foreach_mul_(tensors, 4)
+    plant("average_", lambda tensors: torch._foreach_mul_(tensors, 4))
 
 
 def own_rows_again():
     """Every process takes the first rows."""
     rows = parallel.rows
-    parallel.rows = lambda batch: slice(0, rows(batch).stop - rows(batch).start)
+    plant("rows", lambda batch: slice(0, rows(batch).stop - rows(batch).start))
 
 
 BUGS = (

@@ -25,9 +25,8 @@ from test_prepare import cifar_files, encode, flowers, images, special, tarfile,
 
 import semppl_mini as s
 from semppl_mini.batches import epoch_order
-from semppl_mini.config import check_parameters
-from semppl_mini.data import hide_labels, read_pack, write_pack
-from semppl_mini.files import checkpoint
+from semppl_mini.data import hide_labels
+from semppl_mini.files import check_parameters, checkpoint, read_pack, write_pack
 from semppl_mini.keeping.command import override
 from semppl_mini.readout import evaluate, fine_tune, raw_pixel_accuracy, supervised
 

@@ -6,7 +6,8 @@ import torch
 from checks import random
 
 from semppl_mini import load_data
-from semppl_mini.data import ImageSet, data_dir, hide_labels, pick, read_pack, write_pack
+from semppl_mini.data import ImageSet, hide_labels, pick
+from semppl_mini.files import colour_digits, data_dir, read_pack, write_pack
 from semppl_mini.rng import LABELS, generator
 
 CLASSES = ["ant", "bee", "cow"]
@@ -43,7 +44,6 @@ def test_digits_are_colour_images_with_known_masks():
 
 
 def test_digits_are_the_same_each_time_and_splits_are_disjoint():
-    from semppl_mini.files.digits import colour_digits
 
     one, other = colour_digits()[0], colour_digits.__wrapped__()[0]
     assert all(torch.equal(a, b) for split in one for a, b in zip(one[split], other[split], strict=True))

@@ -45,9 +45,8 @@ from test_prepare import (
     write_tar,
 )
 
-from semppl_mini import data, load_data
-from semppl_mini.data import read_pack, write_pack
-from semppl_mini.files import checkpoint
+from semppl_mini import Data, load_data
+from semppl_mini.files import checkpoint, read_pack, write_pack
 
 configuration.set_hypothesis_home_dir(os.path.join(tempfile.gettempdir(), "hypothesis"))  # not into the checkout
 MB = 2**20
@@ -331,7 +330,7 @@ def test_hostile_pack_is_refused_or_as_it_says(blob, sandbox):
     assert listing(sandbox) == before
     if isinstance(found, str):
         return
-    assert isinstance(loaded, (data.Data, str))
+    assert isinstance(loaded, (Data, str))
     with np.load(path) as file:  # an independent reader, without pickles
         arrays = {name: file[name] for name in file.files}
     splits, meta = found
@@ -456,7 +455,7 @@ def test_hostile_pack_by_name(name, sandbox):
 @pytest.mark.parametrize("limit, value", [("MAX_BYTES", 5000), ("MAX_META", 500)])
 def test_hostile_pack_over_a_limit(limit, value, pack, monkeypatch):
     read_pack(pack)
-    monkeypatch.setattr(data, limit, value)
+    monkeypatch.setattr(f"semppl_mini.files.packs.{limit}", value)
     assert {"MAX_BYTES": "the limit of 5000", "MAX_META": "'meta.npy'"}[limit] in outcome(read_pack, pack)
 
 

@@ -11,7 +11,8 @@ from torch import nn
 from torch.testing import assert_close
 from torchvision.models import resnet18, resnet50
 
-from semppl_mini.networks import BLOCKS, ENCODERS, STEMS, ResNet, basic_block, compiled, mlp, networks
+from semppl_mini.networks import BLOCKS, ENCODERS, STEMS, ResNet, basic_block, mlp, networks
+from semppl_mini.parallel import compiled
 from semppl_mini.recipes import resnets
 from semppl_mini.recipes.resnets import bottleneck, deep_stem, imagenet_stem, sk_bottleneck
 

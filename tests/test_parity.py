@@ -11,8 +11,8 @@ import torch
 from checks import tiny
 from torch.testing import assert_close
 
+from semppl_mini import parallel
 from semppl_mini.batches import Batches
-from semppl_mini.parallel import world
 
 PARITY = Path(__file__).with_name("parity.py")
 STRICT = dict(rtol=1e-9, atol=1e-11)  # float64; sums in another order differ by 1e-15 or so, five steps multiply that
@@ -124,11 +124,12 @@ def test_parity_notices(bug, folder, alone):
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch):
-    monkeypatch.setattr(world, "size", lambda: 3)
+    monkeypatch.setattr(parallel.world, "size", lambda: 3)
     with pytest.raises(ValueError, match="A batch of 16 cannot be shared by 3 processes; give batch_size=15."):
         Batches(tiny(), parity.tiny_data().train, parity.SemPPL.draw)
 
 
 def test_gather_and_mean_are_the_identity_alone():
     x = torch.randn(4, 3)
-    assert world.gather(x) is x and world.mean(x) is x and world.rows(4) == slice(0, 4) and world.tell(x) is x
+    assert parallel.gather(x) is x and parallel.mean(x) is x and parallel.tell(x) is x
+    assert parallel.rows(4) == slice(0, 4)

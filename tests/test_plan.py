@@ -21,11 +21,10 @@ sys.path.insert(0, str(ROOT / "scale"))
 import plan as planner  # noqa: E402
 from figures import plan_figure  # noqa: E402
 
-from semppl_mini import presets  # noqa: E402
+from semppl_mini import parallel, presets  # noqa: E402
 from semppl_mini.networks import networks  # noqa: E402
 from semppl_mini.optim import make_optimizer  # noqa: E402
-from semppl_mini.parallel import world  # noqa: E402
-from semppl_mini.parallel.memory import in_parts  # noqa: E402
+from semppl_mini.parallel import in_parts  # noqa: E402
 from semppl_mini.semppl import Batch, SemPPL, draw_step  # noqa: E402
 
 LARGE = dict(backbone="resnet50", stem="imagenet", large_size=64, small_size=32)
@@ -233,22 +232,22 @@ def sent_in_a_step(config, n, monkeypatch):
             part.copy_(x)
 
     method = SemPPL(config, config.batch_size)
-    monkeypatch.setattr(world, "size", lambda: n)
+    for place in (parallel, parallel.world):
+        monkeypatch.setattr(place, "size", lambda: n)
     monkeypatch.setattr(dist, "all_reduce", all_reduce)
     monkeypatch.setattr(dist, "all_gather", all_gather)
-    world.share_batch_norm(method)
-    own, (views, batch) = world.rows(config.batch_size), inputs(config, config.batch_size // n)
+    parallel.share_batch_norm(method)
+    own, (views, batch) = parallel.rows(config.batch_size), inputs(config, config.batch_size // n)
     draws = type(draw_step(config, 0))(*(x[own] for x in draw_step(config, 0)))
     method(views, batch, draws)[0].backward()
     monkeypatch.setattr(dist, "all_reduce", functools.partial(all_reduce, part="gradients"))
-    world.average([p.grad for p in method.online.parameters()])
+    parallel.average_([p.grad for p in method.online.parameters()])
     return sent
 
 
-@pytest.mark.skipif(not hasattr(world, "share_batch_norm"), reason="this version trains in one process")
 @pytest.mark.parametrize("name, n", [("narrow", 4), ("narrow", 2), ("other widths", 2)])
 def test_what_a_real_step_sends(name, n, monkeypatch):
-    """The collectives of `world`, counted in place of the network; a few 0-d sums of the loss come on top."""
+    """The collectives of `parallel`, counted in place of the network; a few 0-d sums of the loss come on top."""
     sent, planned = sent_in_a_step(CONFIGS[name], n, monkeypatch), planner.traffic(CONFIGS[name], n)
     assert sent["gradients"] == planned["gradients"] and sent["targets"] == planned["targets"]
     assert 0 <= sent["batch norm"] - planned["batch norm"] < 100

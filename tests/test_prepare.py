@@ -21,7 +21,7 @@ from torchvision import datasets
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from semppl_mini.data import read_pack
+from semppl_mini.files import read_pack
 
 SCRIPT = Path(__file__).parents[1] / "data" / "prepare.py"
 spec = importlib.util.spec_from_file_location("prepare", SCRIPT)

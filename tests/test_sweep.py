@@ -13,7 +13,8 @@ from checks import tiny
 
 import semppl_mini as s
 from semppl_mini import plots
-from semppl_mini.data import pick, write_pack
+from semppl_mini.data import pick
+from semppl_mini.files import write_pack
 
 SCRIPT = Path(__file__).parents[1] / "notebooks" / "sweep.py"
 spec = importlib.util.spec_from_file_location("sweep", SCRIPT)

@@ -1,7 +1,10 @@
 """Views: every operation against torchvision image by image, and the draws of their parameters."""
 
+import importlib
 import inspect
 import itertools
+import sys
+from pathlib import Path
 
 import checks
 import pytest
@@ -12,6 +15,9 @@ from torchvision.transforms.v2 import functional as TF
 
 from semppl_mini import views
 from semppl_mini.rng import VIEWS, generator
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "scale"))
+imagenet = importlib.import_module("imagenet")
 
 OPERATIONS = ("crop", "hue", "jitter", "blur", "solarize", "mask_background", "whole_view")
 
@@ -298,20 +304,22 @@ def test_finish_views_equals_make_views(device):
     drawn = views.draw_views(config, 12, generator(0, 0, VIEWS), 40, 40)
     images = (pictures(12, 40, 40) * 255).byte().to(device)
     made = views.make_views(images, drawn, config)
-    for ours, wanted in zip(views.finish_views([images, images], drawn, config), made, strict=True):
+    for ours, wanted in zip(imagenet.finish_views([images, images], drawn, config), made, strict=True):
         assert ours.is_contiguous(memory_format=torch.channels_last)
         assert_close(ours, wanted, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["jitter", "greyscale", "blur", "solarize", "normalise"])
 def test_an_operation_left_out_is_found(name, device, monkeypatch):
-    monkeypatch.setattr(views, name, lambda x, *rest: x.contiguous(memory_format=torch.channels_last))
+    for place in (views, imagenet):
+        monkeypatch.setattr(place, name, lambda x, *_: x.contiguous(memory_format=torch.channels_last), raising=False)
     config = everything()
     crops = [(pictures(12, s, s) * 255).byte() for s in (40, 40, 32)]
     drawn = views.draw_views(config, 12, generator(0, 0, VIEWS))
-    short = views.finish_views(crops, drawn, config)
+    short = imagenet.finish_views(crops, drawn, config)
     monkeypatch.undo()
-    assert all((a - b).abs().max() > 0.01 for a, b in zip(short, views.finish_views(crops, drawn, config), strict=True))
+    whole = imagenet.finish_views(crops, drawn, config)
+    assert all((a - b).abs().max() > 0.01 for a, b in zip(short, whole, strict=True))
 
 
 @pytest.mark.parametrize("cache", [1, 3 * 40 * 40 * 5, 2**30])
@@ -319,9 +327,9 @@ def test_views_do_not_depend_on_how_many_are_finished_together(cache, monkeypatc
     config = everything()
     crops = [(pictures(12, s, s) * 255).byte() for s in (40, 40, 32)]
     drawn = views.draw_views(config, 12, generator(0, 0, VIEWS))
-    wanted = views.finish_views(crops, drawn, config)
-    monkeypatch.setattr(views, "CACHE", cache)
-    assert all(map(torch.equal, views.finish_views(crops, drawn, config), wanted))
+    wanted = imagenet.finish_views(crops, drawn, config)
+    monkeypatch.setattr(imagenet, "CACHE", cache)
+    assert all(map(torch.equal, imagenet.finish_views(crops, drawn, config), wanted))
 
 
 EVERY = {  # an operation on images x with a row of the draw d an image
@@ -367,14 +375,14 @@ def test_no_bit_of_an_operation_depends_on_the_images_beside(name, dtype, device
 def test_every_operation_is_split():
     functions = inspect.getmembers(views, inspect.isfunction)
     takes_images = {name for name, f in functions if next(iter(inspect.signature(f).parameters)) in ("x", "images")}
-    assert takes_images - {"make_views", "_ready", "_beside"} == set(EVERY)  # of uint8 images; of types and devices
+    assert takes_images - {"make_views", "fractions", "beside"} == set(EVERY)  # of uint8 images; of types and devices
 
 
 def test_float64_views_are_float64_from_the_start():
     config = everything(precision="fp64", interpolation="bicubic")
     images = (pictures(12, 40, 40) * 255).byte()
     drawn = views.draw_views(config, 12, generator(0, 0, VIEWS), 40, 40)
-    made = views.make_views(images, drawn, config) + views.finish_views([images] * 3, drawn, config)
+    made = views.make_views(images, drawn, config) + imagenet.finish_views([images] * 3, drawn, config)
     single = views.make_views(images, drawn, config.replace(precision="fp32"))
     assert {x.dtype for x in made} == {torch.float64}
     for double, one in zip(made[:3], single, strict=True):

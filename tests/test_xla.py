@@ -50,8 +50,8 @@ def test_parity_xla_compiles_nothing_after_the_second_step(folder):
 
 
 def test_several_xla_hosts_are_refused():
-    code = ("import torch_xla.runtime as r; from semppl_mini import world; world.start_xla(); "
-            "r.process_count = lambda: 4; world.start_xla()")  # fmt: skip
+    code = ("import torch_xla.runtime as r; from semppl_mini import parallel; parallel.start_xla(); "
+            "r.process_count = lambda: 4; parallel.start_xla()")  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code], env=os.environ | XLA, cwd=PARITY.parents[1],
                           capture_output=True, text=True, timeout=300)  # fmt: skip
     assert done.returncode and "4 hosts share these XLA devices and one is supported; take a slice" in done.stderr

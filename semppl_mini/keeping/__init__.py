@@ -1,7 +1,7 @@
 """The door to how a run is kept: `fit` opens it, nothing else of the core does."""
 
 from .keeper import Keeper
-from .run import Run, class_of, keep_encoders, load_run, runs_dir, start_from
+from .run import Run, check, class_of, keep_encoders, load_run, runs_dir, start_from
 from .signals import Interrupted
 
-__all__ = ["Interrupted", "Keeper", "Run", "class_of", "keep_encoders", "load_run", "runs_dir", "start_from"]
+__all__ = ["Interrupted", "Keeper", "Run", "check", "class_of", "keep_encoders", "load_run", "runs_dir", "start_from"]

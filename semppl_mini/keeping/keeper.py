@@ -14,7 +14,7 @@ import torch
 from tqdm.auto import tqdm
 
 from .. import monitor, parallel
-from ..files import checkpoint
+from ..files import checkpoint, make_folder
 from .run import FIXED, Run, check_state, class_name, fitting, read_config, software
 from .signals import Listen, stop
 
@@ -148,7 +148,7 @@ class Keeper:
 
     def _signal(self) -> int:
         """The signal that asked any of the processes to stop, or 0."""
-        return parallel.largest(self.asked.signal or 0, self.batches.device)
+        return parallel.most(self.asked.signal or 0, self.batches.device)
 
     def _show(self, record: dict) -> None:
         """On the progress bar; and a warning of collapse."""
@@ -172,7 +172,7 @@ class Keeper:
     # ---- the folder -------------------------------------------------------------------------------------------------
 
     def _open_log(self) -> None:
-        checkpoint.make_folder(self.run.folder)
+        make_folder(self.run.folder)
         self.log = open(self.run.folder / "log.jsonl", "ab")
         try:
             if fcntl:

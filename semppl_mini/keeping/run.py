@@ -15,7 +15,7 @@ from torch import nn
 
 from .. import relatives
 from ..config import Config
-from ..files import checkpoint
+from ..files import checkpoint, digest, label_count
 from ..method import Method
 
 FIXED = ("data", "images", "weights", "classes")  # what must be the same on resuming, beside the config
@@ -44,6 +44,20 @@ class Run:
     @property
     def finished(self) -> bool:
         return len(self.history) > self.config.epochs
+
+
+def check(config: Config, data, folder, resume, **whole) -> None:
+    """ValueError for arguments of `fit` that cannot be."""
+    n, known = len(data.train), int((data.train.labels >= 0).sum())
+    if config.labels is not None and known != (asked := label_count(config.labels, n)):
+        of = f"config.labels = {config.labels} asks for {asked} of {n} images"
+        raise ValueError(f"{of}, but {known} have a label; give load_data the same `labels`.")
+    for name, value in whole.items():
+        least = 0 if name == "workers" else 1
+        if value is not None and (type(value) is not int or value < least):
+            raise ValueError(f"{name} = {value!r} is no whole number above {least - 1}; give {least} or more.")
+    if folder is not None and resume is not None:
+        raise ValueError(f"resume= is for runs without a folder; give fit folder={str(folder)!r} alone to go on there.")
 
 
 # ---- whose run it is ----------------------------------------------------------------------------------------------
@@ -149,7 +163,7 @@ def start_from(weights, method: Method) -> str:
         path, state = read_state(weights)
         networks = fitting(path, source_of(state, method), method, method.starts)
     method.load_state_dict(networks, strict=False)
-    return checkpoint.digest(networks.values())
+    return digest(networks.values())
 
 
 def source_of(state: dict, method: Method) -> dict:

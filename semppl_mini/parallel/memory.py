@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from . import world
+from .xla import cut
 
 
 @contextlib.contextmanager
@@ -51,11 +51,11 @@ def in_parts(network: nn.Module, x: Tensor, n: int) -> Tensor:
     """
     B = len(x)
     if n == 1:
-        return world.cut(network(x))
+        return cut(network(x))
     if torch.is_grad_enabled() and (B % n or B < 2 * n):
         raise ValueError(f"microbatches = {n} does not part {B} images into equal parts of 2 or more; give a divisor.")
     parts = x.tensor_split(max(1, min(n, B // 2)))
-    return torch.cat([world.cut(recomputed(network, part)) for part in parts])
+    return torch.cat([cut(recomputed(network, part)) for part in parts])
 
 
 def together(encoder: nn.Module, head: nn.Module, views: list[Tensor], n: int) -> Tensor:

@@ -1,7 +1,7 @@
-"""World: one process, several (torchrun), or one XLA program over many devices; the global batch is the only batch.
+"""One process, several (torchrun), or one XLA program over many devices; the global batch is the only batch.
 
     gather(x)   the rows of all processes, in order; its backward sums over the processes
-    mean(x)     the mean over processes; likewise differentiable
+    mean(x)     the mean over processes; likewise differentiable (`average_` is in place, and is not)
     rows(B)     which rows of the global batch are this process's
 
 Each process's loss is the mean over its own rows, plus terms that are equal on all; gradients are then *averaged* over
@@ -13,11 +13,7 @@ import os
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-
-from .device import at_least_float
-
-_mesh = None  # of XLA devices, once `start_xla` has been called
+from torch import Tensor
 
 
 def start() -> None:
@@ -107,14 +103,14 @@ def total(tensors: list[Tensor]) -> None:
             t.copy_(part.view_as(t))
 
 
-def average(tensors: list[Tensor]) -> None:
+def average_(tensors: list[Tensor]) -> None:
     """Replace each tensor by its mean over processes."""
     if size() > 1:
         total(tensors)
         torch._foreach_div_(tensors, size())
 
 
-def largest(number: int, device) -> int:
+def most(number: int, device) -> int:
     """The largest of the processes' whole numbers."""
     if size() == 1:
         return number
@@ -129,107 +125,3 @@ def tell(value):
     if size() > 1:
         dist.broadcast_object_list(box)
     return box[0]
-
-
-# ---- batch norm over the global batch -------------------------------------------------------------------------------
-
-
-class BatchNorm(nn.modules.batchnorm._BatchNorm):
-    """y = (x - m) / sqrt(v + eps) w + b with mean m and variance v of each channel over the rows of all processes."""
-
-    def _check_input_dim(self, x: Tensor) -> None:
-        pass
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(x)
-        y, but_channels = at_least_float(x), [d for d in range(x.dim()) if d != 1]
-        m = mean(y.mean(but_channels, keepdim=True))
-        y = y - m
-        v = mean(y.square().mean(but_channels, keepdim=True))
-        with torch.no_grad():
-            n = x.numel() // x.shape[1] * size()
-            self.running_mean.lerp_(m.flatten().to(self.running_mean.dtype), self.momentum)
-            self.running_var.lerp_(v.flatten().to(self.running_var.dtype) * (n / (n - 1)), self.momentum)
-            self.num_batches_tracked += 1
-        shape = [1, -1] + [1] * (x.dim() - 2)
-        return (y * ((v + self.eps).rsqrt() * self.weight.view(shape)) + self.bias.view(shape)).to(x.dtype)
-
-
-def share_batch_norm(module: nn.Module) -> nn.Module:
-    """The module with batch norms over the global batch: torch's on GPUs, ours on CPUs (torch's refuses them).
-
-    On XLA they are global anyway, but torch_xla's running variance lacks the factor n / (n - 1): ours there, too.
-    """
-    if size() == 1 and not uses_xla():
-        return module
-    if next(module.parameters()).is_cuda:
-        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
-    for part in module.modules():
-        if isinstance(part, nn.modules.batchnorm._BatchNorm):
-            part.__class__ = BatchNorm  # same parameters, same buffers, another forward
-    return module
-
-
-# ---- XLA: one program, its rows spread over all devices (SPMD) ------------------------------------------------------
-
-
-def start_xla() -> torch.device:
-    """One program over all XLA devices of this host: batches are cut by rows, all else is replicated.
-
-    ValueError: there are several hosts, whose rows of a batch would have to be fed apart.
-    """
-    import torch_xla.distributed.spmd as spmd
-    import torch_xla.runtime as runtime
-
-    global _mesh
-    runtime.use_spmd()
-    if (hosts := runtime.process_count()) > 1:
-        raise ValueError(f"{hosts} hosts share these XLA devices and one is supported; take a slice of one host.")
-    n = runtime.global_runtime_device_count()
-    _mesh = spmd.Mesh(list(range(n)), (n,), ("rows",))
-    return torch.device("xla")
-
-
-def uses_xla() -> bool:
-    return _mesh is not None
-
-
-def place(x: Tensor, device: torch.device) -> Tensor:
-    """Rows of a batch, from the CPU to where this process computes; on XLA cut over the devices."""
-    if device.type != "xla":
-        return x.to(device, non_blocking=True)
-    import torch_xla.core.xla_model as xm
-    import torch_xla.distributed.spmd as spmd
-
-    cut = spmd.ShardingSpec(_mesh, ("rows",) + (None,) * (x.dim() - 1))
-    return xm.send_cpu_data_to_device([x], device, input_sharding=cut)[0]
-
-
-def run_pending(device: torch.device) -> None:
-    """XLA collects operations; run them now, as one graph. Elsewhere they have run."""
-    if device.type == "xla":
-        import torch_xla
-
-        torch_xla.sync()
-
-
-class _Cut(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        run_pending(x.device)
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        run_pending(gradient.device)
-        return gradient
-
-
-def cut(x: Tensor) -> Tensor:
-    """x; on XLA a graph ends here, and another one where its gradient passes back. Elsewhere nothing happens.
-
-    The networks' passes over a step's views then share a few graphs: six passes of a ResNet-50 and their gradients
-    compile in one minute, a whole step as two graphs not within 37.
-    """
-    return _Cut.apply(x) if uses_xla() else x

@@ -1,0 +1,89 @@
+"""Checks of what a user gives: the fields of a dataclass, against their types and the limits that stand beside them.
+
+    tau: float = number(0.2, above=0, most=1e6)        a number
+    blur_p: tuple = number((1.0, 0.1), 0, 1)           of a tuple each, here from 0 to 1
+    ratio: tuple = pair((0.75, 1.5), above=0)          two numbers, the smaller first
+    stem: str = one_of("cifar", "imagenet")            a word, by default the first
+
+Limits are generous, but a slip of the hand or a lying file cannot ask for terabytes. What is wrong raises ValueError
+in one sentence, which names the value, the limit and the remedy.
+"""
+
+import dataclasses
+import difflib
+import math
+
+
+def number(default, least=-math.inf, most=math.inf, above=None, entries=None, whole=False, empty=False):
+    """A field of a number, or of a tuple of numbers: each from `least` to `most`, and more than `above`.
+
+    Of a tuple: so many entries (None: one or more), perhaps whole numbers only, perhaps empty.
+    """
+    limits = {"least": least if above is None else above, "most": most, "above": above}
+    return dataclasses.field(default=default, metadata={**limits, "entries": entries, "whole": whole, "empty": empty})
+
+
+def pair(default: tuple, *limits, **more):
+    """A field of two numbers, the smaller first; limits as of `number`."""
+    return number(default, *limits, entries=2, **more)
+
+
+def one_of(*choices: str, default: str | None = None):
+    """A field of one of these words, by default the first."""
+    return dataclasses.field(default=default or choices[0], metadata={"choices": choices})
+
+
+def check_fields(config) -> None:
+    """Check each field of a dataclass; lists become tuples, since JSON and YAML know no tuples."""
+    for field in dataclasses.fields(config):
+        name, value, limits = field.name, getattr(config, field.name), field.metadata
+        if isinstance(value, list):
+            value = tuple(value)
+            object.__setattr__(config, name, value)  # as of a frozen one
+        _check_type(name, value, field.type)
+        if value not in limits.get("choices", (value,)):
+            raise ValueError(f"{name} = {value!r} is not known; choose one of {', '.join(limits['choices'])}.")
+        if "most" in limits and value is not None:
+            _check_numbers(name, value, limits)
+
+
+def _check_type(name: str, value, kind) -> None:
+    whole = type(value) is int and isinstance(1.0, kind)  # a whole number may stand where a fraction may
+    if not (isinstance(value, kind) or whole) or (type(value) is bool and kind is not bool):
+        shown = repr(value) if len(repr(value)) < 80 else repr(value)[:40] + "..."
+        raise ValueError(f"{name} = {shown} is a {type(value).__name__}; give {getattr(kind, '__name__', kind)}.")
+
+
+def _check_numbers(name: str, value, limits) -> None:
+    numbers, entries = value if isinstance(value, tuple) else (value,), limits["entries"]
+    if len(numbers) != (entries or max(len(numbers), not limits["empty"])):
+        raise ValueError(f"{name} = {value} has {len(numbers)} entries; give {entries or '1 or more'}.")
+    for number in numbers:
+        if type(number) not in (int, float) or not math.isfinite(number):
+            raise ValueError(f"{name} = {value!r} must be of finite numbers, not {number!r}; give numbers.")
+        if limits["whole"] and type(number) is not int:
+            raise ValueError(f"{name} = {value} must be of whole numbers, not {number}; give for example (10, 30).")
+        if limits["above"] is not None and not number > limits["above"]:
+            raise ValueError(f"{name} = {value} must be more than {limits['above']}; give a positive number.")
+        if not limits["least"] <= number <= limits["most"]:
+            raise ValueError(f"{name} = {value} lies outside [{limits['least']}, {limits['most']}]; give a value "
+                             "between them.")  # fmt: skip
+    if entries == 2 and value[0] > value[1]:
+        raise ValueError(f"{name} = {value} is no range; give the smaller number first.")
+
+
+def check_name(name: str, known, there_is_none: str) -> None:
+    """ValueError names the nearest of the known names; its sentence begins as told: "There is no parameter"."""
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1, 0)[0]
+        raise ValueError(f"{there_is_none} {name!r}; the nearest is {near!r}.")
+
+
+def check_parameters(values: dict, types: dict) -> None:
+    """Notebook parameters against their types {name: type or tuple of types}: ValueError in one sentence otherwise."""
+    for name, value in values.items():
+        check_name(name, types, "There is no parameter")
+        allowed = types[name] if isinstance(types[name], tuple) else (types[name],)
+        if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+            wanted = " or ".join(kind.__name__ for kind in allowed)
+            raise ValueError(f"Parameter {name} = {value!r} is a {type(value).__name__}; give it as {wanted}.")
