@@ -44,7 +44,7 @@ class Config:
     mask_p: float = number(0.1, 0, 1)  # saliency masking of a large view [ReLICv2]
     interpolation: str = one_of("bilinear", "bicubic")  # of crops, "bicubic" in [BYOL]; antialiased
     # networks
-    backbone: str = one_of("narrow", "resnet18", "resnet50", "resnet200", default="resnet18")  # "narrow": 3 blocks
+    backbone: str = "resnet18"  # or "narrow" (3 blocks), "resnet50", "resnet200"
     width: int = number(64, 8, 4096)  # channels of the first stage, 8 or more; 128 is "2x"
     stem: str = one_of("cifar", "imagenet")  # 3x3 and no pooling; or 7x7, stride 2, max-pooling
     stem_stride: int = number(1, 1, 4)  # of the cifar stem
@@ -53,7 +53,7 @@ class Config:
     predictor_hidden: int = number(4096, 1, 2**20)
     embedding_dim: int = number(256, 1, 2**20)  # D
     # method
-    method: str = one_of("semppl", "ifnd", "carp", "finetune", "linear")  # the last two: classifiers on an encoder
+    method: str = "semppl"  # a relative, "ifnd" or "carp"; or a classifier on an encoder: "finetune" or "linear"
     queue: int = number(20 * 4096, 1, 2**26)  # capacity Q of each of the L queues: 20 B [paper]
     k: int = 1  # neighbours a vote [paper]
     voting_views: int | None = None  # how many of the L large views ask and are asked; None = all [paper]
@@ -98,7 +98,6 @@ class Config:
 
     def __post_init__(self):
         check_fields(self)
-        _check_method(self)
         B, share = self.batch_size, self.labelled_share
         if self.small_views and self.small_size > self.large_size:
             sizes = f"small_size = {self.small_size} exceeds large_size = {self.large_size}"
@@ -122,20 +121,3 @@ class Config:
     @staticmethod
     def from_dict(fields: dict) -> "Config":
         return Config().replace(**fields)
-
-
-def _check_method(config: Config) -> None:
-    L, B = config.large_views, config.batch_size
-    between = {
-        "semppl": [
-            ("negatives", config.negatives, 1, B - 1, "batch_size - 1"),
-            ("k", config.k, 1, config.queue, "queue"),
-            ("voting_views", L if config.voting_views is None else config.voting_views, 1, L, "large_views"),
-        ],
-        "carp": [("block", config.block, 2, config.prototypes, "prototypes")],
-    }
-    for name, value, low, high, what in between.get(config.method, ()):
-        if not low <= value <= high:
-            raise ValueError(f"{name} = {value} must lie between {low} and {what} = {high}; change either.")
-    if config.method in ("ifnd", "carp") and L + config.small_views < 2:
-        raise ValueError(f"method = {config.method!r} compares different views and there is 1; give large_views=2.")

@@ -41,6 +41,10 @@ def small(**changes):
     return lambda folder: tiny(**changes)
 
 
+def trained(**changes):
+    return lambda folder: s.fit(tiny(**changes), tiny_data())
+
+
 CONFIG = [
     # what the field is
     ("an unknown field", config(taux=0.1), "no field 'taux'; the nearest is 'tau'"),
@@ -56,7 +60,7 @@ CONFIG = [
     ("a mean that is nan", config(mean=(0.5, float("nan"), 0.5)), "finite numbers, not nan; give numbers"),
     ("an infinite rate", config(lr=float("inf")), "lr = inf must be of finite numbers, not inf; give numbers"),
     ("a scale of one number", config(large_scale=(0.4,)), "large_scale = (0.4,) has 1 entries; give 2"),
-    ("an unknown network", config(backbone="resnet19"), "backbone = 'resnet19' is not known; choose one of narrow"),
+    ("an unknown network", trained(backbone="resnet19"), "backbone = 'resnet19' is not known; choose one of narrow"),
     ("an unknown optimizer", config(optimizer="adam"), "optimizer = 'adam' is not known; choose one of lars, sgd, adamw"),
     ("an unknown precision", config(precision="fp8"), "precision = 'fp8' is not known; choose one of auto, bf16"),
     ("an unknown schedule", config(gamma_schedule="linear"), "gamma_schedule = 'linear' is not known; choose one of"),
@@ -90,16 +94,16 @@ CONFIG = [
     ("a negative number of labels", config(labels=-3), "labels = -3 must be more than 0"),
     ("a negative decay", config(weight_decay=-1e-6), "weight_decay = -1e-06 lies outside [0,"),
     # what goes together
-    ("negatives as many as the batch", config(negatives=8, batch_size=8), "negatives = 8 must lie between 1 and "
+    ("negatives as many as the batch", trained(negatives=8, batch_size=8), "negatives = 8 must lie between 1 and "
      "batch_size - 1 = 7; change either"),
-    ("no negatives", config(negatives=0), "negatives = 0 must lie between 1 and batch_size - 1"),
-    ("more neighbours than keys", config(k=9, queue=8), "k = 9 must lie between 1 and queue = 8; change either"),
-    ("more voting views than views", config(voting_views=5), "voting_views = 5 must lie between 1 and large_views = 4"),
-    ("no voting views", config(voting_views=0), "voting_views = 0 must lie between 1 and large_views = 4"),
+    ("no negatives", trained(negatives=0), "negatives = 0 must lie between 1 and batch_size - 1"),
+    ("more neighbours than keys", trained(k=9, queue=8), "k = 9 must lie between 1 and queue = 8; change either"),
+    ("more voting views than views", trained(voting_views=5), "voting_views = 5 must lie between 1 and large_views = 2"),
+    ("no voting views", trained(voting_views=0), "voting_views = 0 must lie between 1 and large_views = 2"),
     ("small crops larger than large", config(large_size=32), "small_size = 96 exceeds large_size = 32; give small crops"),
     ("a momentum without end", config(momentum=1.0), "momentum = 1.0 forgets no gradient; give less than 1, 0.9 for"),
     ("a share of less than an image", small(labelled_share=0.01), "labelled_share = 0.01 of batch_size = 16 is less than"),
-    ("an unknown device", lambda f: s.fit(tiny(device="gpu"), tiny_data()), "device = 'gpu' is unknown to torch; give"),
+    ("an unknown device", trained(device="gpu"), "device = 'gpu' is unknown to torch; give"),
     ("an unknown preset", lambda f: s.presets.named("cifar"), "no preset 'cifar'; choose one of digits, cifar10"),
 ]  # fmt: skip
 

@@ -4,8 +4,9 @@ import dataclasses
 import json
 
 import pytest
+from checks import tiny, tiny_data
 
-from semppl_mini import Config, presets
+from semppl_mini import Config, fit, presets
 from semppl_mini.parallel.device import device_of
 
 PRESETS = ("digits", "cifar10", "cifar10_cpu", "cifar100")
@@ -61,6 +62,6 @@ def test_a_field_of_another_method_is_not_held_to_its_limits():
     few = {"batch_size": 8, "negatives": 10, "queue": 4, "k": 5, "prototypes": 4, "block": 8}
     Config(**few, method="ifnd"), Config(**few | {"block": 2}, method="carp")
     with pytest.raises(ValueError, match="block = 8 must lie between 2 and prototypes = 4"):
-        Config(**few, method="carp")
+        fit(tiny(**few, method="carp"), tiny_data())
     with pytest.raises(ValueError, match="negatives = 10 must lie between 1 and batch_size - 1 = 7"):
-        Config(**few)
+        fit(tiny(**few), tiny_data())

@@ -28,9 +28,9 @@ def pair(default: tuple, *limits, **more):
     return number(default, *limits, entries=2, **more)
 
 
-def one_of(*choices: str, default: str | None = None):
+def one_of(*choices: str):
     """A field of one of these words, by default the first."""
-    return dataclasses.field(default=default or choices[0], metadata={"choices": choices})
+    return dataclasses.field(default=choices[0], metadata={"choices": choices})
 
 
 def check_fields(config) -> None:
