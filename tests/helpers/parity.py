@@ -1,0 +1,192 @@
+"""A few optimizer steps on real images, and all that they must agree on, written to a file by the first process.
+
+    python tests/helpers/parity.py OUT                                         one process
+    torchrun --nproc-per-node 2 tests/helpers/parity.py OUT                    two
+    PJRT_DEVICE=CPU CPU_NUM_DEVICES=4 python tests/helpers/parity.py OUT xla   one program on four XLA devices
+
+More arguments: bug=NAME plants one of `BUGS`; steps=N; watch=False; any field=value of a config.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parent)]
+
+from bare import Bare  # noqa: E402
+from checks import tiny, tiny_data  # noqa: E402
+from torch import nn  # noqa: E402
+from torch.testing import assert_close  # noqa: E402
+
+from semppl_mini import losses, parallel  # noqa: E402
+from semppl_mini.keeping.command import override  # noqa: E402
+from semppl_mini.keeping.keeper import on_cpu  # noqa: E402
+from semppl_mini.semppl import SemPPL  # noqa: E402
+
+STRICT = dict(rtol=1e-9, atol=1e-11)  # float64; sums in another order differ by 1e-15 or so, five steps multiply that
+CHANGES = ["labelled_share=0.5", "warmup_epochs=0.5"]  # many labels: the queue fills and wraps round within five steps
+RELATIVES = {
+    "ifnd": ["method='ifnd'", "clusters=(4,8)", "recluster=1", "acceptance=(0.5,1.0)"],
+    "ifnd attracts, keys with a gradient": ["method='ifnd'", "clusters=(4,)", "recluster=1", "keys='online'",
+                                            "false_negatives='attract'"],
+    "ifnd with a queue": ["method='ifnd'", "clusters=(4,)", "recluster=1", "key_queue=40"],
+    "carp": ["method='carp'", "prototypes=60", "block=16"],
+    "fine-tuning": ["method='finetune'", "large_views=2", "small_views=0", "labelled_share=None"],
+}  # fmt: skip
+
+
+def agree(one, other, **tolerance):
+    """Equal pseudo-labels, queue labels and counts; close gradients at the first step, losses, weights, queues."""
+    for a, b in zip(one["y_bar"], other["y_bar"], strict=True):
+        assert torch.equal(a, b), "pseudo-labels"
+    assert_close(one["counts"], other["counts"], rtol=1e-6, atol=1e-6)  # agreements are float32 shares
+    for name in ("gradients", "terms", "state"):
+        assert_close(one[name], other[name], **tolerance, msg=lambda text, name=name: f"{name}: {text}")
+
+
+# ---- bugs of the distributed kind, to be noticed --------------------------------------------------------------------
+
+
+def plant(name: str, wrong) -> None:
+    """Exchange a function of `parallel` wherever a caller may look for it."""
+    for place in (parallel, parallel.world):
+        setattr(place, name, wrong)
+
+
+def local_batch_norm():
+    """Each process normalises by the statistics of its own rows."""
+    plant("share_batch_norm", lambda module: module)
+
+
+def local_negatives():
+    """Each process draws negatives among its own rows only."""
+    right = losses.logits
+
+    def wrong(o, t, negatives, tau, ids=None, first=0):
+        b = len(negatives)
+        row = torch.arange(b)[:, None]
+        local = first + (row + 1 + (negatives - row - first - 1) % (b - 1)) % b
+        return right(o, t, local, tau, ids, first)
+
+    losses.logits = wrong
+
+
+def summed_gradients():
+    plant("average_", parallel.total)
+
+
+def local_queue():
+    """Each process keeps the labelled images of its own rows only."""
+    right = SemPPL.remember
+
+    def wrong(self, views, batch):
+        other = torch.full_like(parallel.gather(batch.labels), -1)
+        other[parallel.rows(len(other))] = batch.labels
+        gather = parallel.gather
+        plant("gather", lambda x, dim=0: other if x is batch.labels else gather(x, dim))
+        try:
+            return right(self, views, batch)
+        finally:
+            plant("gather", gather)
+
+    SemPPL.remember = wrong
+
+
+def quartered_batch_norm():
+    """As on four devices that each normalise their own quarter of the rows: batch norms see quarters of the batch."""
+    for kind in (nn.BatchNorm1d, nn.BatchNorm2d):
+        right = kind.forward
+        kind.forward = lambda self, x, right=right: torch.cat([right(self, part) for part in x.chunk(4)])
+
+
+def quartered_negatives():
+    """As on four devices that each draw negatives among their own quarter of the rows."""
+    right = losses.logits
+
+    def wrong(o, t, negatives, tau, ids=None, first=0):
+        own = len(negatives) // 4
+        row = torch.arange(len(negatives))[:, None]
+        local = row // own * own + (row + 1 + (negatives - row - 1) % (own - 1)) % own
+        return right(o, t, local, tau, ids, first)
+
+    losses.logits = wrong
+
+
+def fourfold_gradients():
+    """As on four devices whose gradients are summed instead of averaged."""
+    plant("average_", lambda tensors: torch._foreach_mul_(tensors, 4))
+
+
+def own_rows_again():
+    """Every process takes the first rows."""
+    rows = parallel.rows
+    plant("rows", lambda batch: slice(0, rows(batch).stop - rows(batch).start))
+
+
+BUGS = (
+    local_batch_norm, local_negatives, summed_gradients, local_queue, own_rows_again,
+    quartered_batch_norm, quartered_negatives, fourfold_gradients,
+)  # fmt: skip
+
+# ---- the steps ------------------------------------------------------------------------------------------------------
+
+
+def run(steps: int, watch: bool = True, **changes) -> dict:
+    """The record of a few steps, in tensors on the CPU: what one process and several must agree on.
+
+    watch=False leaves votes and gradients out: to hold on to a step's tensors changes the graphs that XLA compiles.
+    """
+    config = tiny(precision="fp64").replace(device="auto" if parallel.uses_xla() else "cpu", **changes)
+    images = tiny_data().train
+    trainer = Bare(config, images)
+    record = {"terms": [], "y_bar": [], "counts": [], "compiled": []}
+    forward = trainer.method.forward
+
+    def seen(*given):
+        loss, seen = forward(*given)
+        if "y_bar" in seen:
+            record["y_bar"].append(parallel.gather(seen["y_bar"]))
+        return loss, seen
+
+    trainer.method.forward = seen if watch else forward
+    for step in range(steps):
+        terms, counts = trainer.step(step)
+        record["terms"].append(torch.stack(list(terms.values())).double().cpu())
+        record["counts"].append(torch.stack([part.cpu().double() for both in counts.values() for part in both]))
+        record["y_bar"] = [y.cpu() for y in record["y_bar"]]
+        if step == 0 and watch:
+            record["gradients"] = {n: p.grad.clone() for n, p in trainer.method.online.named_parameters()}
+        record["compiled"].append(compilations())
+    record["state"] = trainer.method.state_dict()  # weights, target, running statistics, queues
+    return on_cpu(record)
+
+
+def compilations() -> int:
+    """How many graphs XLA has compiled so far."""
+    if not parallel.uses_xla():
+        return 0
+    import torch_xla.debug.metrics as metrics
+
+    return (metrics.metric_data("CompileTime") or [0])[0]
+
+
+def main() -> None:
+    out, *more = sys.argv[1:]
+    if "xla" in more:
+        parallel.start_xla()
+    else:
+        parallel.start()
+    options = dict(override(text) for text in more if text != "xla")
+    if bug := options.pop("bug", None):
+        next(plant for plant in BUGS if plant.__name__ == bug)()
+    record = run(options.pop("steps", 5), **options)
+    if parallel.rank() == 0:
+        torch.save(record | {"devices": int(os.environ.get("CPU_NUM_DEVICES", 1)) if "xla" in more else 1,
+                             "processes": parallel.size()}, out)  # fmt: skip
+    parallel.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""Several processes: two that share the rows of a batch, and one that trains in the background until it is stopped."""
+
+import time
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from semppl_mini.method import Batch
+from semppl_mini.parallel import world
+
+
+def start_pair(rank, path, work, out):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{path}/meet", rank=rank, world_size=2)
+    result = work()
+    if rank == 0:
+        torch.save(result, out)
+    dist.destroy_process_group()
+
+
+def by_two(work, folder):
+    """What work() returns on the first of two processes."""
+    mp.spawn(start_pair, (str(folder), work, str(folder / "out.pt")), nprocs=2)
+    return torch.load(folder / "out.pt", weights_only=True)
+
+
+def step_of(method, x, batch, draws):
+    """Loss and gradients of the global batch, as the trainer makes them of own rows; batch norm is frozen."""
+    own = world.rows(len(batch.ids))
+    method.double().eval()
+    loss, _ = method([v[own].double() for v in x], Batch(batch.labels[own], batch.ids[own]), draws)
+    loss.backward()
+    return [world.mean(value) for value in (loss.detach(), *(p.grad for p in method.online.parameters()))]
+
+
+def steps_logged(folder):
+    log = folder / "log.jsonl"
+    return log.read_text().count('"step"') if log.exists() else 0
+
+
+def wait_for_steps(process, folder, count):
+    until = time.time() + 900  # a busy machine may take its time; that it arrives is what counts
+    while steps_logged(folder) < count:
+        assert process.poll() is None and time.time() < until, process.communicate()
+        time.sleep(0.005)

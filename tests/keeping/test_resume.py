@@ -1,0 +1,457 @@
+"""A run that was stopped anywhere ends with the bits of one that was not; what differs, or is damaged, is refused."""
+
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from checks import differing, tiny, tiny_data, weights, with_train
+from torch.testing import assert_close
+from torture import ended, unequal, untimed
+
+from semppl_mini import Interrupted, SemPPL, fit, load_run, losses, monitor
+from semppl_mini.files import checkpoint
+from semppl_mini.keeping import keeper
+from semppl_mini.keeping.keeper import Keeper
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Stop(Exception):
+    pass
+
+
+def run_of(config, folder=None, data=None, **more):
+    return fit(config, data or tiny_data(), folder, progress=False, **more)
+
+
+def stop_at(step, monkeypatch):
+    """Trainings stop in this step, after the weights have moved, before it is noted: as if the machine went down."""
+    right = Keeper.record
+
+    def stopping(self, *given):
+        if self.run.history and self.done == step:
+            raise Stop
+        return right(self, *given)
+
+    monkeypatch.setattr(Keeper, "record", stopping)
+
+
+def stopped(config, folder, step, monkeypatch, **more):
+    stop_at(step, monkeypatch)
+    with pytest.raises(Stop):
+        run_of(config, folder, **more)
+    monkeypatch.undo()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """One finished run of eight steps in its folder, which no test changes."""
+    return run_of(tiny(labelled_share=0.25), tmp_path_factory.mktemp("run"), save_every=3)
+
+
+def copy_of(run, tmp_path):
+    """Its folder once more, to be damaged."""
+    for path in run.folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+# ---- to the bit
+
+
+@pytest.mark.parametrize("save_every", [1, 3, None])
+@pytest.mark.parametrize("step, changes", [
+    (0, {}),
+    (3, {"optimizer": "sgd"}),
+    (6, {}),
+    (7, {"optimizer": "adamw", "lr": 0.01, "gamma_schedule": "cosine", "labelled_share": None}),
+])  # fmt: skip
+def test_resume_equals_the_uninterrupted_run_bit_for_bit(step, changes, save_every, tmp_path, monkeypatch):
+    """Weights, queues, optimizer, history and log, wherever it stopped and however often it was saved."""
+    config = tiny(**{"labelled_share": 0.25, **changes})
+    stopped(config, tmp_path / "stopped", step, monkeypatch, save_every=save_every)
+    run_of(config, tmp_path / "stopped", save_every=save_every)
+    run_of(config, tmp_path / "whole")
+    assert unequal(ended(tmp_path / "stopped"), ended(tmp_path / "whole")) == []
+
+
+def test_resume_runs_again_only_what_was_not_saved(tmp_path, monkeypatch):
+    config, seen, right = tiny(labelled_share=0.25), [], Keeper.record
+    stopped(config, tmp_path, 6, monkeypatch, save_every=2)
+    monkeypatch.setattr(Keeper, "record", lambda self, *given: seen.append(self.done) or right(self, *given))
+    run_of(config, tmp_path)
+    assert seen == [6, 7]
+
+
+def test_resume_without_the_partial_epoch_is_noticed(tmp_path, monkeypatch, run):
+    """A planted bug: the records of the half epoch are forgotten, so its steps run twice."""
+    stopped(run.config, tmp_path, 7, monkeypatch, save_every=3)
+    right = Keeper._restore
+    monkeypatch.setattr(Keeper, "_restore", lambda self, *a: right(self, *a) or setattr(self.run, "unfinished", []))
+    run_of(run.config, tmp_path)
+    assert unequal(ended(tmp_path), ended(run.folder))
+
+
+@pytest.mark.parametrize("forgotten", ["queue.all_keys", "queue.pointer", "target.encoder.stem.0.weight"])
+def test_resume_without_a_part_of_the_method_is_noticed(forgotten, tmp_path, monkeypatch, run):
+    """Planted bugs: the peers' lost queues and targets."""
+    stopped(run.config, tmp_path, 7, monkeypatch, save_every=5)
+    path, state = checkpoint.newest(tmp_path)
+    state["method"][forgotten] = torch.zeros_like(state["method"][forgotten])
+    checkpoint.save(path, state)
+    run_of(run.config, tmp_path)
+    assert unequal(ended(tmp_path), ended(run.folder))
+
+
+@pytest.mark.parametrize("at", [5, 7])  # within the last epoch, and in its last step, before its record is made
+def test_resume_without_a_folder_goes_on_from_the_run(at, run, monkeypatch):
+    """As after a notebook's stop button."""
+    def ask(self, *given, right=Keeper.record):
+        if self.run.history and self.done == at:
+            os.kill(os.getpid(), 2)
+        return right(self, *given)
+
+    monkeypatch.setattr(Keeper, "record", ask)
+    words = f"Stopped after step {at + 1} of 8: nothing is on disk; fit.* resume=run"
+    with pytest.raises(Interrupted, match=words) as stop:
+        run_of(run.config)
+    monkeypatch.undo()
+    assert len(stop.value.run.history) == 2 and not stop.value.run.finished
+    again = run_of(run.config, resume=stop.value.run)
+    assert again.finished and not differing(weights(again), weights(run))
+    assert untimed(again.history) == untimed(run.history)
+
+
+def test_resume_of_a_finished_folder_trains_nothing(run, monkeypatch):
+    before = (run.folder / "log.jsonl").read_text()
+    stop_at(0, monkeypatch)
+    again = run_of(run.config, run.folder)
+    assert again.history == run.history and not differing(weights(again), weights(run))
+    assert (run.folder / "log.jsonl").read_text() == before
+
+
+def test_two_processes_repeat_a_run_bit_for_bit(tmp_path):
+    """The statement of the README: same seed, same machine, same number of threads."""
+    code = "import sys; sys.path.insert(0, 'tests/helpers'); import torch, torture; torch.set_num_threads(2); "
+    code += "torture.fit(torture.config_of(0), torture.tiny_data(), sys.argv[1], progress=False)"
+    for name in ("one", "other"):
+        subprocess.run([sys.executable, "-c", code, tmp_path / name], cwd=ROOT, check=True)
+    assert unequal(ended(tmp_path / "one"), ended(tmp_path / "other")) == []
+
+
+# ---- the folder
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_resume_keeps_the_last_checkpoints(keep, tmp_path):
+    run_of(tiny(), tmp_path, save_every=1, keep_last=keep)
+    kept = sorted(path.name for path in tmp_path.glob("*-0*.pt"))
+    assert kept == [f"checkpoint-{step:08d}.pt" for step in range(9 - keep, 9)]
+
+
+def test_a_checkpoint_holds_plain_types_and_says_where_it_comes_from(run):
+    path, state = checkpoint.newest(run.folder)
+    plain = torch.load(path, weights_only=True)  # any reader of torch files can
+    assert plain.keys() == state.keys() and plain["position"] == {"epoch": 3, "step": 8}
+    assert state["config"] == run.config.to_dict() and state["data"] == "a slice of the digits"
+    assert state["software"]["torch"] == torch.__version__ and len(state["software"]["git"]) >= 40
+    assert "queue.pointer" in state["method"] and state["optimizer"]["state"]
+
+
+@pytest.mark.parametrize("changes, data, words", [
+    ({"tau": 0.5}, {}, r"tau \(0.2 there, 0.5 now\)"),
+    ({"tau": 0.5, "k": 3}, {}, r"k \(1 there, 3 now\), tau \(0.2 there, 0.5 now\)"),
+    ({}, {"provenance": "another slice"}, r"data \(a slice of the digits there, another slice now\)"),
+    ({}, {"classes": list("abc")}, r"classes \(10 there, 3 now\)"),
+    ({}, {"train": {"images": 1}}, "images"),
+    ({}, {"train": {"labels": 1}}, "images"),
+    ({}, {"train": {"ids": 1}}, "images"),
+])  # fmt: skip
+def test_resume_refuses_what_differs_and_names_it(changes, data, words, run):
+    change = dict(data)
+    for name in change.pop("train", {}):  # the same images, labels or ids in another order
+        change["train"] = dataclasses.replace(tiny_data().train, **{name: getattr(tiny_data().train, name).flip(0)})
+    with pytest.raises(ValueError, match=f"of a run with other settings: {words}.*; choose another folder") as error:
+        run_of(run.config.replace(**changes), run.folder, dataclasses.replace(tiny_data(), **change))
+    assert "\n" not in str(error.value)
+
+
+def test_resume_is_not_hindered_by_hidden_labels(run):
+    hidden = with_train(tiny_data(), truth=tiny_data().train.truth.flip(0))
+    assert run_of(run.config, run.folder, hidden).history == run.history
+
+
+def test_resume_says_when_the_bits_may_differ(run, tmp_path, monkeypatch):
+    folder, right = copy_of(run, tmp_path), keeper.software()
+    monkeypatch.setattr(keeper, "software", lambda: right | {"threads": 99})
+    with pytest.warns(UserWarning, match="was made with another threads"):
+        run_of(run.config, folder)
+
+
+def test_a_folder_is_trained_by_one_process_at_a_time(tmp_path):
+    refused = []
+
+    def second(run, record):
+        with pytest.raises(ValueError, match="is being trained by another process; wait for it, or choose") as error:
+            run_of(run.config, run.folder)
+        refused.append(error)
+
+    run_of(tiny(epochs=1), tmp_path, callbacks=[second])
+    assert len(refused) == 2
+
+
+def test_an_interrupted_run_closes_its_log_and_frees_its_folder(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(Keeper, "write", lambda self, line: (opened.append(self.log), 1 / 0))
+    with pytest.raises(ZeroDivisionError):
+        run_of(tiny(epochs=1), tmp_path)
+    assert opened[0].closed
+    monkeypatch.undo()
+    assert run_of(tiny(epochs=1), tmp_path).finished  # not locked
+
+
+def test_resume_with_a_log_that_lost_lines_says_so_and_pads_nothing(run, tmp_path):
+    log = copy_of(run, tmp_path) / "log.jsonl"
+    log.write_text("".join(log.read_text().splitlines(True)[:3]))
+    with pytest.warns(UserWarning, match="has lost its last lines"):
+        assert run_of(run.config, tmp_path).history == run.history
+    assert len(log.read_text().splitlines()) == 3
+
+
+def test_a_log_without_its_checkpoints_is_not_overwritten(run, tmp_path):
+    log = (run.folder / "log.jsonl").read_text()
+    (tmp_path / "log.jsonl").write_text(log)
+    with pytest.raises(ValueError, match="has a log of another run but no checkpoint; choose another folder"):
+        run_of(run.config, tmp_path)
+    assert (tmp_path / "log.jsonl").read_text() == log
+
+
+# ---- damage
+
+
+def damaged(path, how):
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    flipped = bytes([whole[middle] ^ 1])
+    contents = {
+        "empty": b"", "cut": whole[:middle], "text": b"no checkpoint", "cut by a byte": whole[:-1],
+        "longer": whole + b"0", "a bit flipped": whole[:middle] + flipped + whole[middle + 1 :],
+        "zeros": bytes(len(whole)),
+        "checksum flipped": whole[:-1] + bytes([whole[-1] ^ 1]),
+    }  # fmt: skip
+    path.write_bytes(contents[how])
+
+
+DAMAGES = ["empty", "cut", "text", "cut by a byte", "longer", "a bit flipped", "zeros", "checksum flipped"]
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_corrupt_newest_checkpoint_is_named_and_the_one_before_it_used(how, run, tmp_path):
+    folder = copy_of(run, tmp_path)
+    damaged(folder / "checkpoint-00000008.pt", how)
+    with pytest.warns(UserWarning, match="checkpoint-00000008.pt is no whole checkpoint .*The one before it is tried"):
+        run_of(run.config, folder)
+    assert unequal(ended(folder), ended(run.folder)) == []
+    assert (folder / "checkpoint-00000008.damaged").exists()  # set aside; the run has made it anew
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert untimed(load_run(folder).history) == untimed(run.history)
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_corrupt_named_checkpoint_raises(how, run, tmp_path):
+    path = copy_of(run, tmp_path) / "checkpoint-00000008.pt"
+    damaged(path, how)
+    for reader in (load_run, checkpoint.load, lambda path: run_of(run.config, weights=path)):
+        with pytest.raises(ValueError, match="checkpoint-00000008.pt is no whole checkpoint") as error:
+            reader(path)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("reader", [load_run, lambda path: run_of(tiny(), path / "other", weights=path)])
+def test_corrupt_everything_or_nothing_there_raises(reader, run, tmp_path):
+    with pytest.raises(ValueError, match="no checkpoint in .*; give the folder of a run, or train first"):
+        reader(tmp_path)
+    for path in copy_of(run, tmp_path).glob("checkpoint-*.pt"):
+        damaged(path, "cut")
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="None of the 2 checkpoints in .* is whole"):
+        reader(tmp_path)
+
+
+def test_corrupt_folder_is_not_trained_over(run, tmp_path):
+    for path in copy_of(run, tmp_path).glob("checkpoint-*.pt"):
+        damaged(path, "a bit flipped")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="choose another folder"):
+        run_of(run.config, tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("position", range(0, 1000, 37))
+def test_corrupt_in_any_byte_is_noticed(position, run, tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    whole = bytearray((run.folder / "checkpoint-00000008.pt").read_bytes())
+    whole[position * len(whole) // 1000] ^= 1 << position % 8
+    path.write_bytes(whole)
+    with pytest.raises(ValueError, match="no whole checkpoint"):
+        checkpoint.load(path)
+
+
+def test_a_failed_save_leaves_the_old_checkpoint_and_no_litter(tmp_path, monkeypatch):
+    path = tmp_path / "state.pt"
+    checkpoint.save(path, {"x": torch.arange(3)})
+
+    def fail(state, file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match=r"state.pt could not be written \(No space left on device\).*make room"):
+        checkpoint.save(path, {"x": torch.arange(4)})
+    assert torch.equal(checkpoint.load(path)["x"], torch.arange(3))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["state.pt"]
+
+
+# ---- start from weights
+
+
+def test_start_from_weights_takes_the_networks_and_nothing_else(run, tmp_path, monkeypatch):
+    stop_at(0, monkeypatch)
+    other = tiny(labelled_share=0.25, seed=5, epochs=4, tau=0.1, optimizer="adamw")
+    kept = []
+    with pytest.raises(Stop):
+        now = lambda run, record: kept.append({name: x.clone() for name, x in weights(run).items()})  # noqa: E731
+        run_of(other, tmp_path, weights=run.folder, callbacks=[now])
+    old, (new,) = weights(run), kept
+    same = set(new) - set(differing(old, new))
+    assert {name for name in new if not name.startswith("queue.")} <= same
+    assert (new["queue.all_labels"] == -1).all() and new["queue.pointer"] == 0
+    state = checkpoint.newest(tmp_path)[1]
+    assert not state["optimizer"]["state"] and len(state["history"]) == 1
+    assert state["position"] == {"epoch": 1, "step": 0}
+
+
+def test_start_from_weights_and_resume_are_two_verbs(run, tmp_path, monkeypatch):
+    """A run that began from weights is resumed by the same call; another folder's run is not mixed into it."""
+    config = run.config.replace(seed=5)
+    stopped(config, tmp_path / "a", 6, monkeypatch, weights=run.folder)
+    run_of(config, tmp_path / "a", weights=run.folder)
+    run_of(config, tmp_path / "b", weights=run.folder / "checkpoint-00000008.pt")
+    assert unequal(ended(tmp_path / "a"), ended(tmp_path / "b")) == []
+    with pytest.raises(ValueError, match=r"weights \(\w{64} there,  now\)"):
+        run_of(config, tmp_path / "a")
+    with pytest.raises(ValueError, match=r"other settings: .*weights"):
+        run_of(run.config, run.folder, weights=tmp_path / "a")
+
+
+def test_start_from_weights_that_do_not_fit_names_the_first(run):
+    words = r"does not fit: online.encoder.stem.0.weight has shape \(8, .* and \(16, .* here"
+    with pytest.raises(ValueError, match=words):
+        run_of(run.config.replace(width=16), weights=run.folder)
+
+
+def test_a_checkpoint_with_a_lying_config_is_refused_before_it_is_built(run, tmp_path):
+    """Its networks would need terabytes."""
+    path, state = checkpoint.newest(run.folder)
+    state["config"] |= {"projector_hidden": 2**20, "predictor_hidden": 2**20, "embedding_dim": 2**16}
+    checkpoint.save(tmp_path / "lies.pt", state)
+    with pytest.raises(ValueError, match="lies.pt does not fit: online.projector.0.weight has shape"):
+        load_run(tmp_path / "lies.pt")
+
+
+@pytest.mark.parametrize("state", [{"x": bytearray(9)}, {"x": torch.ones(2).to_sparse()}, {"x": torch.Size([1])}])
+def test_a_checkpoint_of_more_than_plain_tensors_is_refused(state, tmp_path):
+    """Its checksum is right; weights_only would build a bytearray of any length."""
+    checkpoint.save(tmp_path / "odd.pt", state)
+    with pytest.raises(ValueError, match="it holds more than plain tensors"):
+        checkpoint.load(tmp_path / "odd.pt")
+
+
+# ---- numbers that go wrong
+
+
+@pytest.mark.parametrize("value, said", [(math.nan, "nan"), (math.inf, "inf")])
+def test_a_loss_that_is_not_finite_stops_before_the_weights(value, said, tmp_path, monkeypatch):
+    steps, right = [], losses.nce
+
+    def wrong(logits, *valid):
+        steps.append(1)
+        broken = len(steps) == 2 * (4 + 5) + 2  # two a step, four steps in epoch 0: L_sempos of step 5
+        return right(logits, *valid) * (value if broken else 1)
+
+    monkeypatch.setattr(losses, "nce", wrong)
+    kept = []
+    with pytest.raises(FloatingPointError) as error:
+        run_of(tiny(labelled_share=0.25), tmp_path, save_every=1, callbacks=[lambda run, record: kept.append(run)])
+    words = f"Step 5 (epoch 2): the term L_sempos is {said}; no weight has seen it, look at "
+    assert words in str(error.value) and f"{tmp_path}/checkpoint-00000005.pt, try a lower lr" in str(error.value)
+    state = checkpoint.newest(tmp_path)[1]["method"]
+    now = weights(kept[0])
+    assert [name for name in differing(state, now) if "running" not in name and "num_batches" not in name] == [
+        name for name in differing(state, now) if name.startswith("queue.")
+    ]
+    monkeypatch.undo()
+    assert run_of(tiny(labelled_share=0.25), tmp_path).finished  # from the checkpoint, without the fault
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_weights(monkeypatch):
+    """sqrt at 0: the loss is finite, its gradient is not."""
+    right = losses.nce
+    monkeypatch.setattr(losses, "nce", lambda logits, *valid: right(logits, *valid) + (logits.sum() * 0).abs().sqrt())
+    with pytest.raises(FloatingPointError, match=r"Step 0 \(epoch 1\): the gradient of encoder.stem.0.weight is nan"):
+        run_of(tiny(labelled_share=0.25))
+
+
+def test_collapse_is_a_warning_in_the_log(tmp_path, monkeypatch):
+    """Embeddings that are all the same, but for a thousandth."""
+    right = SemPPL._embed
+
+    def alike(self, x, *networks):
+        z = right(self, x, *networks)
+        return torch.nn.functional.normalize(z.mean(0, keepdim=True).detach() + 1e-3 * z, dim=1)
+
+    monkeypatch.setattr(SemPPL, "_embed", alike)
+    with pytest.warns(UserWarning, match="collapse in epoch 1: embedding_std = .*all images embed alike"):
+        run = run_of(tiny(epochs=1, labelled_share=0.25), tmp_path)
+    assert run.history[-1]["embedding_std"] < monitor.COLLAPSED
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["warning"][:19] for line in lines if "warning" in line] == ["collapse in epoch 1"]
+
+
+def test_embedding_std_is_one_on_the_sphere_and_zero_in_a_point():
+    o = torch.nn.functional.normalize(torch.randn(3, 4000, 16, generator=torch.Generator().manual_seed(0)), dim=2)
+    assert_close(monitor.embedding_std(o), torch.tensor(1.0), atol=0.01, rtol=0)
+    assert monitor.embedding_std(o[:, :1].expand(3, 50, 16)) < 1e-6
+    by_hand = o[:2].double().numpy().std(1) ** 2
+    assert float(monitor.embedding_std(o[:2])) == pytest.approx(float((by_hand.mean() * 16) ** 0.5), rel=1e-5)
+
+
+RELATIVES = [
+    {"method": "ifnd", "clusters": (4, 8), "recluster": 1}, {"method": "ifnd", "clusters": (4,), "key_queue": 40},
+    {"method": "carp", "prototypes": 60, "block": 16},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", RELATIVES, ids=["ifnd", "ifnd with a queue", "carp"])
+@pytest.mark.parametrize("step", [2, 5])
+def test_resume_of_relatives_ends_with_the_same_bits(changes, step, tmp_path, monkeypatch):
+    """Clusters, accepted labels and key queue are state, too."""
+    config = tiny(lr=0.1, epochs=3, **changes)
+    run_of(config, tmp_path / "whole")
+    stopped(config, tmp_path / "broken", step, monkeypatch, save_every=2)
+    run_of(config, tmp_path / "broken")
+    assert unequal(ended(tmp_path / "broken"), ended(tmp_path / "whole")) == []
+
+
+@pytest.mark.parametrize("changes", RELATIVES, ids=["ifnd", "ifnd with a queue", "carp"])
+def test_a_relative_is_read_back(changes, tmp_path):
+    run = run_of(tiny(epochs=1, **changes), tmp_path)
+    again = load_run(tmp_path)
+    assert not differing(run.method.state_dict(), again.method.state_dict()) and again.config == run.config

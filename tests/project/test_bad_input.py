@@ -1,0 +1,458 @@
+"""The table of bad inputs: each gets one sentence that names the value, the limit and the remedy.
+
+A row is (id, what to do in an empty folder, words that the sentence must hold). A command that ends well fails the
+test, as does one that shows a traceback.
+"""
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import runpy
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import papermill
+import pytest
+import torch
+from archives import cifar_files, encode, flowers, images, special, write_folder, write_tar
+from checks import CLASSES, parts, tiny, tiny_data, with_train
+
+import semppl_mini as s
+from semppl_mini.batches import epoch_order
+from semppl_mini.data import hide_labels
+from semppl_mini.files import check_parameters, checkpoint, read_pack, write_pack
+from semppl_mini.keeping.command import override
+from semppl_mini.readout import evaluate, fine_tune, raw_pixel_accuracy, supervised
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def config(**changes):
+    return lambda folder: s.Config().replace(**changes)
+
+
+def small(**changes):
+    return lambda folder: tiny(**changes)
+
+
+def trained(**changes):
+    return lambda folder: s.fit(tiny(**changes), tiny_data())
+
+
+CONFIG = [
+    # what the field is
+    ("an unknown field", config(taux=0.1), "no field 'taux'; the nearest is 'tau'"),
+    ("a word for a number", config(epochs="8"), "epochs = '8' is a str; give int"),
+    ("a fraction for a count", config(epochs=8.5), "epochs = 8.5 is a float; give int"),
+    ("nothing for a number", config(tau=None), "tau = None is a NoneType; give float"),
+    ("a word for a switch", config(oracle="no"), "oracle = 'no' is a str; give bool"),
+    ("a switch for a number", config(labels=True), "labels = True is a bool; give"),
+    ("a number for a tuple", config(blur_p=0.5), "blur_p = 0.5 is a float; give tuple"),
+    ("an empty tuple", config(blur_p=()), "blur_p = () has 0 entries; give 1 or more"),
+    ("a word in a tuple", config(solarize_p=("often",)), "must be of finite numbers, not 'often'; give numbers"),
+    ("one of three means", config(mean=(0.5,)), "mean = (0.5,) has 1 entries; give 3"),
+    ("a mean that is nan", config(mean=(0.5, float("nan"), 0.5)), "finite numbers, not nan; give numbers"),
+    ("an infinite rate", config(lr=float("inf")), "lr = inf must be of finite numbers, not inf; give numbers"),
+    ("a scale of one number", config(large_scale=(0.4,)), "large_scale = (0.4,) has 1 entries; give 2"),
+    ("an unknown network", trained(backbone="resnet19"), "backbone = 'resnet19' is not known; choose one of narrow"),
+    ("an unknown optimizer", config(optimizer="adam"), "optimizer = 'adam' is not known; choose one of lars, sgd, adamw"),
+    ("an unknown precision", config(precision="fp8"), "precision = 'fp8' is not known; choose one of auto, bf16"),
+    ("an unknown schedule", config(gamma_schedule="linear"), "gamma_schedule = 'linear' is not known; choose one of"),
+    ("an unknown detach", config(detach="both"), "detach = 'both' is not known; choose one of argument, entropy"),
+    # how large it may be
+    ("a share above one", config(labelled_share=1.5), "labelled_share = 1.5 lies outside [0, 1]; give a value"),
+    ("a negative rate", config(gamma=-0.1), "gamma = -0.1 lies outside [0, 1]; give a value"),
+    ("a temperature of zero", config(tau=0), "tau = 0 must be more than 0; give a positive number"),
+    ("no epochs", config(epochs=0), "epochs = 0 lies outside [1, 1000000]; give a value"),
+    ("a batch of one", config(batch_size=1), "batch_size = 1 lies outside [2, 1048576]; give a value"),
+    ("a negative seed", config(seed=-1), "seed = -1 lies outside [0,"),
+    ("a seed of 100 digits", config(label_seed=10**99), "lies outside [0, 9223372036854775807]; give a value"),
+    ("fewer than no positives", config(semantic_positives=-1), "semantic_positives = -1 lies outside [0, 1000]"),
+    ("a stem that stands still", config(stem_stride=0), "stem_stride = 0 lies outside [1, 4]"),
+    ("networks too narrow", config(width=4), "width = 4 lies outside [8, 4096]"),
+    ("networks too wide", config(width=10**6), "width = 1000000 lies outside [8, 4096]"),
+    ("a queue without end", config(queue=10**12), "queue = 1000000000000 lies outside [1, 67108864]"),
+    ("a head too wide", config(projector_hidden=10**9), "projector_hidden = 1000000000 lies outside [1, 1048576]"),
+    ("crops too small", config(large_size=4, small_views=0), "large_size = 4 lies outside [8, 4096]"),
+    ("crops too large", config(large_size=10**5), "large_size = 100000 lies outside [8, 4096]"),
+    ("too many views", config(large_views=1000), "large_views = 1000 lies outside [1, 64]"),
+    ("a chance of seven", config(blur_p=(0.1, 7.0)), "blur_p = (0.1, 7.0) lies outside [0, 1]"),
+    ("a grey world of minus one", config(grey_p=-1), "grey_p = -1 lies outside [0, 1]"),
+    ("no spread", config(std=(0.2, 0, 0.2)), "std = (0.2, 0, 0.2) must be more than 0; give a positive"),
+    ("a range upside down", config(large_scale=[0.9, 0.4]), "large_scale = (0.9, 0.4) is no range; give the smaller"),
+    ("a crop of twice the image", config(small_scale=(0.5, 2)), "small_scale = (0.5, 2) lies outside [0, 1]"),
+    ("an aspect of zero", config(ratio=(0, 1)), "ratio = (0, 1) must be more than 0"),
+    ("a blur of nothing", config(blur_sigma=(0.0, 0.0)), "blur_sigma = (0.0, 0.0) must be more than 0"),
+    ("brightness below zero", config(brightness=-1.0), "brightness = -1.0 lies outside [0, 1000000.0]"),
+    ("hue beyond the circle", config(hue=0.6), "hue = 0.6 lies outside [0, 0.5]"),
+    ("a negative number of labels", config(labels=-3), "labels = -3 must be more than 0"),
+    ("a negative decay", config(weight_decay=-1e-6), "weight_decay = -1e-06 lies outside [0,"),
+    # what goes together
+    ("negatives as many as the batch", trained(negatives=8, batch_size=8), "negatives = 8 must lie between 1 and "
+     "batch_size - 1 = 7; change either"),
+    ("no negatives", trained(negatives=0), "negatives = 0 must lie between 1 and batch_size - 1"),
+    ("more neighbours than keys", trained(k=9, queue=8), "k = 9 must lie between 1 and queue = 8; change either"),
+    ("more voting views than views", trained(voting_views=5), "voting_views = 5 must lie between 1 and large_views = 2"),
+    ("no voting views", trained(voting_views=0), "voting_views = 0 must lie between 1 and large_views = 2"),
+    ("small crops larger than large", config(large_size=32), "small_size = 96 exceeds large_size = 32; give small crops"),
+    ("a momentum without end", config(momentum=1.0), "momentum = 1.0 forgets no gradient; give less than 1, 0.9 for"),
+    ("a share of less than an image", small(labelled_share=0.01), "labelled_share = 0.01 of batch_size = 16 is less than"),
+    ("an unknown device", trained(device="gpu"), "device = 'gpu' is unknown to torch; give"),
+    ("an unknown preset", lambda f: s.presets.named("cifar"), "no preset 'cifar'; choose one of digits, cifar10"),
+]  # fmt: skip
+
+
+# ---- data -----------------------------------------------------------------------------------------------------------
+
+
+def pack_of(folder, change=lambda splits: splits, classes=CLASSES, masks=None):
+    return write_pack(folder / "zoo.npz", change(parts()), classes, "drawn at random", masks)
+
+
+def load(**arguments):
+    return lambda folder: s.load_data(pack_of(folder), **arguments)
+
+
+def train_part(change):
+    """A pack whose training images and labels went through `change`."""
+    return lambda folder: pack_of(folder, lambda p: p | {"train": change(*p["train"])})
+
+
+def with_members(**members):
+    def read(folder):
+        path = pack_of(folder)
+        with np.load(path) as file:
+            arrays = {name: file[name] for name in file.files}
+        np.savez(path, **(arrays | members))
+        return read_pack(path)
+
+    return read
+
+
+def with_meta(**changes):
+    def read(folder):
+        with np.load(pack_of(folder)) as file:
+            meta = json.loads(str(file["meta"])) | changes
+        return with_members(meta=np.array(json.dumps(meta)))(folder)
+
+    return read
+
+
+def damaged_pack(change):
+    def read(folder):
+        path = pack_of(folder)
+        path.write_bytes(change(path.read_bytes()))
+        return read_pack(path)
+
+    return read
+
+
+def bits_flipped(blob):
+    at = blob.rindex(b"train_labels.npy", 0, len(blob) * 9 // 10) + 300  # in the labels' own bytes
+    return blob[:at] + bytes([blob[at] ^ 1]) + blob[at + 1 :]
+
+
+AGAIN = "make it again with data/prepare.py"
+DATA = [
+    ("a pack that is not there", lambda f: s.load_data(f / "none.npz"), "There is no data pack"),
+    ("a name that is not there", lambda f: s.load_data("no-such-set"), "no data pack"),
+    ("a pack cut in half", damaged_pack(lambda blob: blob[: len(blob) // 2]), AGAIN),
+    ("an empty pack", damaged_pack(lambda blob: b""), AGAIN),
+    ("a pack of text", damaged_pack(lambda blob: b"no pack at all"), AGAIN),
+    ("a pack with another label", with_members(train_labels=np.zeros(60, np.int64)), "is damaged (sha256 differs); make"),
+    ("a pack with a stranger", with_members(notes=np.zeros(3)), "a strange member 'notes.npy'"),
+    ("a pack of fractions", with_members(train_labels=np.zeros(60)), "train_labels claims shape (60,) and type float64"),
+    ("meta of a wrong type", with_meta(classes="abc"), "its meta data has wrong types"),
+    ("a class that comes twice", with_meta(classes=["ant", "ant", "cow"]), "no list of different names of up to 200"),
+    ("labels beyond the classes", train_part(lambda x, y: (x, y + 1)), "labels from 1 to 3; with 3 classes they must lie"),
+    ("labels below zero", train_part(lambda x, y: (x, y - 1)), "labels from -1 to 1; with 3 classes they must lie in 0"),
+    ("a label too few", train_part(lambda x, y: (x, y[1:])), "images (60, 3, 8, 8) for 59 labels; give one label"),
+    ("grey images", train_part(lambda x, y: (x[:, :1], y)), "images (60, 1, 8, 8) for 60 labels; give one label"),
+    ("no test split", lambda f: pack_of(f, lambda p: {"train": p["train"]}), "has no test split; a pack needs both"),
+    ("a third split", lambda f: pack_of(f, lambda p: p | {"more": p["test"]}), "a strange part 'more_images'; give the"),
+    ("masks of other images", lambda f: pack_of(f, masks={"train": np.ones((59, 1, 8, 8))}), "has masks (59, 1, 8, 8)"),
+    ("masks of 255", lambda f: pack_of(f, masks={"test": np.full((12, 1, 8, 8), 255)}), "up to 255; give 0 or 1"),
+    ("one class", lambda f: s.load_data(pack_of(f, lambda p: {k: (x, y * 0) for k, (x, y) in p.items()}, ["ant"])),
+     "zoo has 1 class; give a set of 2 or more"),
+    ("fewer labels than classes", load(labels=2), "labels = 2 keeps 2 labels; give at least one a class (3)"),
+    ("more labels than images", load(labels=1000), "labels = 1000 keeps 1000 labels; give at least one a class (3), at"),
+    ("a share above one", load(labels=1.5), "labels = 1.5 is a share above 1; give a share in (0, 1]"),
+    ("a share that is nan", load(labels=float("nan")), "labels = nan is neither a share in (0, 1] nor a count; give"),
+    ("a word for labels", load(labels="all"), "labels = 'all' is neither a share in (0, 1] nor a count; give"),
+    ("more labels than the rarest class has",
+     lambda f: hide_labels(s.load_data(pack_of(f)).train.take(torch.arange(20)), 19, 0, 3), "fewer"),
+    ("all images held out", load(val=60), "val = 60 images cannot be held out of 60; give 0 to 59"),
+    ("a negative val", load(val=-1), "val = -1 images cannot be held out of 60; give 0 to 59"),
+    ("a class all held out", load(val=59), "leaves no training image of class"),
+]  # fmt: skip
+
+
+# ---- data/prepare.py --------------------------------------------------------------------------------------------------
+
+
+def run(script, *arguments):
+    """A script's main, here: its status and what it said on stderr."""
+    said = io.StringIO()
+    before, sys.argv = sys.argv, [script, *map(str, arguments)]
+    sys.path.insert(0, str((ROOT / script).parent))  # as python does
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        return SimpleNamespace(returncode=0, stderr=said.getvalue())
+    except SystemExit as end:
+        text = end.code if isinstance(end.code, str) else ""
+        return SimpleNamespace(returncode=1 if text else end.code, stderr=said.getvalue() + text)
+    finally:
+        sys.argv = before
+        sys.path.pop(0)
+
+
+def prepare(*arguments):
+    return lambda folder: run("data/prepare.py", *arguments, "--out", folder / "out")
+
+
+def prepared(change, *more):
+    """The folder source of three flowers, gone through `change`."""
+    def act(folder):
+        source = write_folder(folder / "flowers", change(flowers()[0]))
+        return prepare("folder", "--from", source, "--name", "flowers", *more)(folder)
+
+    return act
+
+
+def archive(members=(), change=lambda blob: blob):
+    def act(folder):
+        path = write_tar(folder / "flowers.tar", flowers()[0], members=members)
+        path.write_bytes(change(path.read_bytes()))
+        return prepare("folder", "--from", path, "--name", "flowers")(folder)
+
+    return act
+
+
+def cifar(change, *more):
+    def act(folder):
+        path = write_tar(folder / "cifar.tar.gz", change(cifar_files("cifar10")[0]))
+        return prepare("cifar10", "--from", path, *more)(folder)
+
+    return act
+
+
+def without(start):
+    return lambda files: {name: blob for name, blob in files.items() if not name.startswith(start)}
+
+
+def added(name, blob):
+    return lambda files: files | {name: blob}
+
+
+PREPARE = [
+    ("a source that is not there", prepare("folder", "--from", "nowhere", "--name", "x"), "nowhere does not exist: give"),
+    ("no test folder", prepared(without("test")), "has no split 'test': give test/CLASS/*.jpg or .png"),
+    ("a class missing in test", prepared(without("test/tulip")), "different classes: tulip in one of them only"),
+    ("a class folder without images", prepared(lambda files: without("train/daisy")(files) | {"train/daisy/a.txt": b"x"}),
+     "class folder train/daisy holds no JPEG or PNG image: fill it or remove it"),
+    ("text named .png", prepared(added("train/daisy/x.png", b"text")), "train/daisy/x.png is not a readable JPEG or PNG"),
+    ("an image cut short", prepared(added("train/daisy/x.png", encode(images(1)[0])[:80])), "train/daisy/x.png is not a"),
+    ("a bitmap", prepared(added("train/daisy/x.bmp", b"BM")), "x.bmp is an image, but no JPEG or PNG: convert it"),
+    ("images of two sizes", prepared(added("train/daisy/x.png", encode(images(1, 9)[0]))), "is 8 x 8: give --size"),
+    ("a third split", prepared(added("val/daisy/x.png", b"")), "is in no known split: name the top folders train and test"),
+    ("a class name without end", archive([special("train/" + "n" * 300, tarfile.DIRTYPE)]), "up to 200 characters: rename"),
+    ("a size of zero", prepared(lambda files: files, "--size", "0"), "--size 0 is out of the range 1 to 1024 pixels"),
+    ("a name with a slash", prepare("folder", "--from", ".", "--name", "../x"), "'../x' cannot name a pack: use letters"),
+    ("an archive cut short", archive(change=lambda blob: blob[:5000]), "is not a whole .tar, .tar.gz or .tgz archive"),
+    ("an archive of text", archive(change=lambda blob: b"text" * 500), "is not a whole .tar, .tar.gz or .tgz archive"),
+    ("a link in an archive", archive([special("train/daisy/l.png", tarfile.SYMTYPE, "/etc/passwd")]),
+     "is a link or a device: pack regular files only"),
+    ("a device in an archive", archive([special("train/daisy/d.png", tarfile.CHRTYPE)]), "link or a device: pack regular"),
+    ("a way out of an archive", archive([special("../../x", tarfile.DIRTYPE)]), "absolute path or '..': pack relative"),
+    ("an absolute path in an archive", archive([special("/x", tarfile.DIRTYPE)]), "absolute path or '..': pack relative"),
+    ("another hash", cifar(lambda files: files), "has md5"),
+    ("an archive with a batch missing", cifar(without("cifar-10-batches-py/data_batch_3"), "--any-hash"), "lacks data_batch_3"),
+    ("a batch that is no pickle", cifar(added("cifar-10-batches-py/data_batch_2", b"text"), "--any-hash"),
+     "data_batch_2 is not a CIFAR batch"),
+    ("no command", lambda f: run("data/prepare.py"), "required: command (see --help)"),
+    ("an unknown set", lambda f: run("data/prepare.py", "cifar11"), "invalid choice: 'cifar11'"),
+]  # fmt: skip
+
+
+# ---- runs and checkpoints -------------------------------------------------------------------------------------------
+
+
+def fitted(folder):
+    fitted.runs = getattr(fitted, "runs", {})
+    if not fitted.runs:  # one run for all rows; they copy its files
+        place = folder / "first"
+        s.fit(tiny(epochs=1), tiny_data(), place, progress=False)
+        fitted.runs = {path.name: path.read_bytes() for path in place.iterdir()}
+    for name, blob in fitted.runs.items():
+        (folder / name).write_bytes(blob)
+    return folder
+
+
+def changed_checkpoint(change, reader=s.load_run):
+    def act(folder):
+        path = fitted(folder) / "checkpoint-00000004.pt"
+        path.write_bytes(change(path.read_bytes()))
+        return reader(path)
+
+    return act
+
+
+def other_state(**changes):
+    def act(folder):
+        path = fitted(folder) / "checkpoint-00000004.pt"
+        checkpoint.save(path, {k: v for k, v in (checkpoint.load(path) | changes).items() if v is not None})
+        return s.load_run(path)
+
+    return act
+
+
+def refit(config=None, data=None, **more):
+    return lambda folder: s.fit(config or tiny(epochs=1), data or tiny_data(), fitted(folder), progress=False, **more)
+
+
+def fit(config=None, data=None, **more):
+    return lambda folder: s.fit(config or tiny(epochs=1), data or tiny_data(), progress=False, **more)
+
+
+UNLABELLED = with_train(tiny_data(), labels=torch.full((64,), -1))
+RUNS = [
+    ("a run that is not there", lambda f: s.load_run(f / "none"), "no checkpoint in"),
+    ("a checkpoint that is not there", lambda f: s.load_run(f / "none.pt"), "There is no checkpoint"),
+    ("an empty checkpoint", changed_checkpoint(lambda blob: b""), "is no whole checkpoint"),
+    ("a checkpoint cut short", changed_checkpoint(lambda blob: blob[:-100]), "its checksum is missing or wrong); use an earlier"),
+    ("a checkpoint of text", changed_checkpoint(lambda blob: b"text" * 100), "is no whole checkpoint"),
+    ("a checkpoint with a bit flipped", changed_checkpoint(lambda b: b[:900] + bytes([b[900] ^ 4]) + b[901:]), "checksum is"),
+    ("an encoder for a run", lambda f: s.load_run(fitted(f) / "encoder.pt"), "is no checkpoint of a run (without config)"),
+    ("a checkpoint without queue", other_state(method={}), "does not fit: online.encoder.stem.0.weight has shape none there"),
+    ("a checkpoint without history", other_state(history=None), "is no checkpoint of a run (without history); give one"),
+    ("a checkpoint of another version", other_state(config={"tau": 0.2, "speed": 1}), "is of another version (Config has"),
+    ("a folder of another config", refit(tiny(epochs=1, tau=0.5)), "tau (0.2 there, 0.5 now); choose another folder"),
+    ("a folder of other images", refit(data=dataclasses.replace(tiny_data(), provenance="b")), "b now); choose another"),
+    ("weights from nowhere", fit(weights="nowhere"), "no checkpoint in nowhere; give the folder of a run"),
+    ("weights of another width", lambda f: s.fit(tiny(width=16), tiny_data(), weights=fitted(f)), "does not fit: online."),
+    ("no step between saves", fit(save_every=0), "save_every = 0 is no whole number above 0; give 1 or more"),
+    ("no checkpoint kept", fit(keep_last=0), "keep_last = 0 is no whole number above 0; give 1 or more"),
+    ("two ways to resume", refit(resume=SimpleNamespace()), "resume= is for runs without a folder; give fit folder="),
+    ("a file for a folder", lambda f: s.fit(tiny(), tiny_data(), fitted(f) / "encoder.pt"), "is no folder to write to"),
+    ("other labels than the data", fit(tiny(labels=30)), "asks for 30 of 64 images, but 20 have a label; give load_data"),
+    ("another share than the data", fit(tiny(labels=0.5)), "labels = 0.5 asks for 32 of 64 images, but 20 have a label"),
+    ("a batch beyond the images", fit(tiny(batch_size=65)), "batch_size = 65 exceeds the 64 training images; choose 64"),
+    ("a share of no labels", fit(tiny(labels=None, labelled_share=0.5), UNLABELLED), "asks for labelled images: there are"),
+    ("a share of no unlabelled", lambda f: epoch_order(tiny(labelled_share=0.5), torch.zeros(64).long(), 0),
+     "labelled_share = 0.5 asks for unlabelled images: there are none; change"),
+    ("an evaluation without labels", lambda f: evaluate(None, tiny(), UNLABELLED), "labelled images are of 0 class; load"),
+    ("an unknown split", lambda f: evaluate(None, tiny(), tiny_data(), "all"), "split = 'all' is unknown; give train, val"),
+    ("pixels without labels", lambda f: raw_pixel_accuracy(UNLABELLED), "labelled images are of 0 class; load the data"),
+    ("training of no step", lambda f: supervised(tiny(), tiny_data(), 0), "steps = 0 trains nothing; give 1 or more"),
+    ("tuning of no label", lambda f: fine_tune(None, tiny(), UNLABELLED, 1, 0.1), "labelled images are of 0 class"),
+    ("too many neighbours", lambda f: s.knn_accuracy(torch.eye(3), torch.arange(3), torch.eye(3), torch.arange(3), k=4),
+     "k = 4 neighbours asked of a bank of 3; choose k between 1 and its size"),
+]  # fmt: skip
+
+
+# ---- notebooks and commands -------------------------------------------------------------------------------------------
+
+
+def parameters(**values):
+    return lambda folder: check_parameters(values, dict(dataset=str, seed=int, epochs=int, share=(float, type(None))))
+
+
+def notebook(name, **values):
+    """A real kernel executes the notebook with these papermill parameters; the error of the cell that stops it."""
+    def act(folder):
+        with pytest.raises(papermill.PapermillExecutionError) as error:
+            papermill.execute_notebook(str(ROOT / "notebooks" / name), str(folder / "out.ipynb"), values,
+                                       kernel_name="python3", progress_bar=False)  # fmt: skip
+        raise ValueError(error.value.evalue)
+
+    return act
+
+
+def train(*arguments):
+    return lambda folder: run("scale/train.py", "digits", "--name", "x", "--out", folder, *arguments)
+
+
+def real(*arguments):
+    """The command in a process of its own, as a user gives it."""
+    def act(folder):
+        command = [sys.executable, *map(str, arguments)]
+        environment = os.environ | {"SEMPPL_RUNS": str(folder)}
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+    return act
+
+
+COMMANDS = [
+    ("an unknown parameter", parameters(epoch=3), "no parameter 'epoch'; the nearest is 'epochs'"),
+    ("a word for a parameter", parameters(seed="1"), "Parameter seed = '1' is a str; give it as int"),
+    ("a switch for a parameter", parameters(epochs=True), "Parameter epochs = True is a bool; give it as int"),
+    ("a word for one of two types", parameters(share="0.5"), "Parameter share = '0.5' is a str; give it as float or"),
+    ("notebook 00, a word for a seed", notebook("00_start_here.ipynb", seed="one"), "seed = 'one' is a str; give it as int"),
+    ("notebook 03, an unknown question", notebook("03_ablations.ipynb", questions=["kk"]), "no question 'kk'; choose among k"),
+    ("a field without a value", train("epochs"), "'epochs' is not of the form field=value; write for example epochs=8"),
+    ("a field nobody knows", train("epoch=3"), "no field 'epoch'; the nearest is 'epochs'"),
+    ("a word as a value", train("epochs=abc"), "epochs = 'abc' is a str; give int"),
+    ("labels nobody has", train("labels=9"), "labels = 9 keeps 9 labels; give at least one a class (10)"),
+    ("a pack that is not there", train("--data", "nowhere.npz"), "There is no data pack nowhere.npz; make it with"),
+    ("no steps of supervision", train("--supervised", "0"), "--supervised 0 is too small; give 1 or more"),
+    ("a negative tuning", train("--tune", "-1"), "--tune -1 is too small; give 0 or more"),
+    ("a word for a number of steps", train("--save-every", "often"), "--save-every: invalid int value: 'often'"),
+    ("supervision from weights", train("--supervised", "5", "--weights", "x"), "--supervised trains from scratch; leave out --weights"),
+    ("weights that are not there", train("--weights", "nowhere"), "no checkpoint in nowhere; give the folder of a run"),
+    ("a name that leaves the folder", train("--name", "../x"), "--name '../x' cannot name a folder; use up to 100 letters"),
+    ("an unknown split", train("--split", "all"), "invalid choice: 'all'"),
+    ("a nest of brackets", train("mean=" + "(" * 10**5), "... is a str; give tuple"),
+    ("a nest of signs", lambda f: override("seed=" + "-" * 10**6 + "1"), "seed = --------------------... is nested too"),
+    ("a file for --out", lambda f: run("scale/train.py", "digits", "--name", "x", "--out", fitted(f) / "encoder.pt"),
+     "is no folder to write to (File exists); give another"),
+    ("an unknown preset", real("scale/train.py", "imagenet", "--name", "x"), "no preset 'imagenet'; choose one of digits"),
+    ("a plan of a relative", lambda f: run("scale/plan.py", "imagenet_carp", "--devices", "8", "--chip", "h100"),
+     "imagenet_carp has method = 'carp'; give a recipe of SemPPL"),
+    ("pixels that should learn", lambda f: run("scale/evaluate.py", "pixels", "--data", "digits", "--name", "x",
+                                               "--tune", "5"), "--tune 5 needs weights to tune, and pixels have none"),
+    ("no name", lambda f: run("scale/train.py", "digits"), "the following arguments are required: --name (see --help)"),
+    ("no seeds to sweep", lambda f: run("notebooks/sweep.py", "--seeds", "0"), "--seeds 0 is too small; give 1 or more"),
+    ("a question nobody asks", real("notebooks/sweep.py", "--questions", "kk"), "no question 'kk'; choose among k, voting"),
+    ("no seeds for the demo", real("notebooks/demo.py", "--seeds", "0"), "--seeds 0 is too small; give 1 or more"),
+    ("a script for a notebook", lambda f: run("notebooks/execute.py", "README.md"), "README.md is no notebook; give paths"),
+    ("no kills", lambda f: run("tests/helpers/torture.py", "--kills", "0"), "--kills 0 is too small; give 1 or more"),
+    ("a source that is not there", real("data/prepare.py", "folder", "--from", "nowhere", "--name", "x"), "does not exist"),
+]  # fmt: skip
+
+TABLE = {"config": CONFIG, "data": DATA, "prepare": PREPARE, "runs": RUNS, "commands": COMMANDS}
+ROWS = [pytest.param(act, words, id=f"{area}: {name}") for area, rows in TABLE.items() for name, act, words in rows]
+
+
+@pytest.mark.parametrize("act, words", ROWS)
+def test_bad_input(act, words, tmp_path):
+    try:
+        result = act(tmp_path)
+        assert hasattr(result, "returncode"), "accepted"
+        assert result.returncode not in (0, None)
+        said = result.stderr.strip()
+    except (ValueError, OSError) as error:
+        said = str(error)
+    assert words in said
+    assert "\n" not in said and said.endswith(".") and len(said) <= 400 and "Traceback" not in said
+
+
+def test_bad_input_has_at_least_sixty_rows_and_every_area():
+    ids = [row.id for row in ROWS]
+    assert len(ids) == len(set(ids)) >= 160 and all(len(rows) >= 20 for rows in TABLE.values())
+
+
+WRONG = {int: "8", float: [0.1], tuple: 0.5, str: 7, bool: "no"}
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(s.Config), ids=lambda field: field.name)
+def test_bad_input_of_a_wrong_type_in_every_field(field):
+    kind = next(kind for kind in WRONG if isinstance(field.default, kind)) if field.default is not None else float
+    with pytest.raises(ValueError, match=rf"^{field.name} = .* is a \w+; give .*\.$"):
+        s.Config().replace(**{field.name: WRONG[kind]})

@@ -1,0 +1,145 @@
+"""The front door: README.md and docs/ are short, lead somewhere, and say what the JSON files and the code say."""
+import dataclasses
+import importlib.util
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import semppl_mini
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = PAGES[0].read_text()
+
+
+def name(page):
+    return str(page.relative_to(ROOT))
+
+
+@pytest.fixture
+def tables():
+    """docs/tables.py as a module."""
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "docs" / "tables.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# --- tables
+
+def stale(tables):
+    """The pages that `python docs/tables.py` would change."""
+    return [page.name for page in tables.pages() if tables.renewed(page.read_text()) != page.read_text()]
+
+
+def test_tables_say_what_the_json_files_say(tables):
+    assert not stale(tables), "run python docs/tables.py"
+
+
+def test_every_table_stands_on_a_page_and_every_mark_is_closed(tables):
+    text = "".join(page.read_text() for page in tables.pages())
+    assert sorted(re.findall(r"<!-- table: (\w+) -->", text)) == sorted(tables.TABLES)
+    assert text.count("<!-- end -->") == len(tables.TABLES)
+
+
+@pytest.mark.parametrize("file, number, pages", [
+    ("notebooks/results/demo.json", "knn20", ["README.md", "results.md"]),
+    ("notebooks/results/semppl-500-long.json", "linear", ["results.md"]),
+    ("notebooks/results/measures/compare-pixels.json", "knn20", ["results.md"]),
+    ("benchmarks/results.json", "ratio", ["speed.md"]),
+])
+def test_a_changed_number_is_noticed(file, number, pages, tables, tmp_path, monkeypatch):
+    """The first number of that name of a file, changed in a copy of it."""
+    for part in ("README.md", "docs", "notebooks/results", "benchmarks"):
+        copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
+        (tmp_path / part).parent.mkdir(exist_ok=True)
+        copy(ROOT / part, tmp_path / part)
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    assert not stale(tables)
+    text, changed = re.subn(rf'"{number}": [\d.]+', f'"{number}": 0.111', (tmp_path / file).read_text(), count=1)
+    assert changed and (tmp_path / file).write_text(text)
+    assert stale(tables) == pages
+
+
+def test_a_number_that_no_file_has_is_no_empty_column(tables):
+    with pytest.raises(AssertionError, match="column is empty"):
+        tables.results({"k-NN": "results.knn20", "slip": "results.knn21"}, {"row": "semppl-500-long"})
+    with pytest.raises(AssertionError, match="no file"):
+        tables.kept("no-such-run")
+
+
+# --- the README
+
+def test_readme_is_short():
+    lines = README.splitlines()
+    assert len(lines) <= 90
+    assert not [line for line in lines if len(line) > 120]
+
+
+def test_readme_code_runs(tmp_path, monkeypatch):
+    """The lines of Python, with a small preset, few images and two steps."""
+    code, = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    fit, data_for = semppl_mini.fit, semppl_mini.data_for
+    sizes = dict(width=8, projector_hidden=8, predictor_hidden=8, batch_size=16, negatives=4, queue=64)
+    small = semppl_mini.presets.digits().replace(**sizes)
+
+    def few(*args):
+        data = data_for(*args)
+        train = data.train.take(data.train.labels.argsort(descending=True)[:200])  # the labelled ones first
+        val, test = (images.take(torch.arange(100)) for images in (data.val, data.test))
+        return dataclasses.replace(data, train=train, val=val, test=test)
+
+    monkeypatch.setattr(semppl_mini.presets, "digits", lambda: small)
+    monkeypatch.setattr(semppl_mini, "data_for", few)
+    monkeypatch.setattr(semppl_mini, "fit", lambda *args, **more: fit(*args, **more, steps=2, progress=False))
+    monkeypatch.chdir(tmp_path)
+    seen = {}
+    exec(code, seen)  # our own file
+    assert len(seen["features"]) == len(seen["data"].test) and (tmp_path / "runs" / "mine").is_dir()
+
+
+# --- all pages
+
+def targets(page):
+    """What a page links to: the relative targets, without #fragments."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    found = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'<img src="([^"]+)"', text)
+    return [target.split("#")[0] for target in found if not re.match(r"\w+:|#", target)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_to_files(page):
+    assert not [target for target in targets(page) if not (page.parent / target).exists()]
+
+
+def test_links_are_found():
+    assert {"docs/figures/method.svg", "notebooks/figures/loop.png", "LICENSE"} <= set(targets(PAGES[0]))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_commands_exist(page):
+    text = page.read_text()
+    code = "\n".join(re.findall(r"^```.*?^```|^    .*?$|`[^`\n]+`", text, re.MULTILINE | re.DOTALL))
+    makefile = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"\bmake ([a-z][a-z-]*)(?=[\s`]|$)", code)) <= set(makefile)
+    assert not [script for script in re.findall(r"\bpython (\S+\.py)\b", code) if not (ROOT / script).is_file()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_names_of_the_package_exist(page):
+    for path in re.findall(r"\bs\.((?:\w+\.)*\w+)(?=\()", page.read_text()):
+        part = semppl_mini
+        for attribute in path.split("."):
+            part = getattr(part, attribute)
+
+
+def test_selections_of_tests_select_some():
+    tests = [f"{path.relative_to(ROOT)}::{test}".lower() for path in (ROOT / "tests").rglob("test_*.py")
+             for test in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)]  # fmt: skip
+    found = re.findall(r'`pytest -k "?([^`"]+)"?`', (ROOT / "docs" / "guarantees.md").read_text())
+    assert len(found) > 8
+    for words in found:
+        assert not [word for word in words.split(" or ") if not any(word in test for test in tests)]

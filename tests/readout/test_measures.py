@@ -1,0 +1,150 @@
+"""The further read-outs against slow, independent computations, and on cases whose answer is known."""
+
+import importlib
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from checks import random, tiny, tiny_data, units
+from PIL import Image
+from sklearn.metrics import average_precision_score
+from sklearn.svm import LinearSVC
+
+from semppl_mini import fit, load_data
+from semppl_mini.readout import corruptions, measures, untrained_encoder
+
+
+def test_scikit_learn_is_imported_by_who_asks_for_it():
+    """It takes seconds, and training needs none of it."""
+    code = "import sys, semppl_mini.readout; sys.exit('sklearn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_clustering_knows_equal_and_unrelated_partitions():
+    centres, truth = units(4, 8, seed=3), torch.arange(80) % 4
+    blobs = centres[truth] + 0.01 * units(80, 8, seed=4)
+    assert measures.clustering(blobs, truth, 4) == {"nmi": pytest.approx(1), "ari": pytest.approx(1)}
+    noise = measures.clustering(units(80, 8, seed=5), truth, 4)
+    assert noise["nmi"] < 0.2 and abs(noise["ari"]) < 0.1
+
+
+def test_retrieval_is_the_mean_average_precision_of_scikit_learn():
+    x, truth = units(40, 5, seed=1), (random(40, seed=2) * 4).long()
+    truth[0] = 9  # alone in its class: it does not ask
+    cosine, expected = (x @ x.T).numpy(), []
+    for i in range(1, 40):
+        others = np.arange(40) != i
+        expected.append(average_precision_score((truth == truth[i]).numpy()[others], cosine[i, others]))
+    assert measures.retrieval(3 * x, truth) == pytest.approx(np.mean(expected), abs=1e-6)
+
+
+def test_retrieval_of_perfect_features_is_one():
+    truth = torch.arange(30) % 3
+    assert measures.retrieval(torch.eye(3)[truth] + 1e-3 * random(30, 3), truth) == pytest.approx(1)
+
+
+def test_few_shot_takes_as_many_of_each_class_and_their_labels_only(monkeypatch):
+    seen = []
+    fit = LinearSVC.fit
+    monkeypatch.setattr(LinearSVC, "fit", lambda self, x, y: seen.append(y) or fit(self, x, y))
+    truth = torch.arange(60) % 3
+    x = torch.eye(3)[truth] + 0.1 * random(60, 3)
+    result = measures.few_shot(x, truth, x, truth, shots=2, draws=3)
+    assert result == {"mean": 1.0, "std": 0.0}
+    assert [np.bincount(y).tolist() for y in seen] == [[2, 2, 2]] * 3
+    with pytest.raises(ValueError, match="shots = 21 images a class asked, and one class has 20; give at most that."):
+        measures.few_shot(x, truth, x, truth, shots=21)
+
+
+def test_copies_are_found_by_pixels_and_not_by_noise():
+    images, config = tiny_data().test.images, tiny(mean=(0.5,) * 3, std=(0.5,) * 3)
+    by_pixels = measures.copies(measures.Pixels(), config, images)
+    assert 1 / 30 < by_pixels["first"] <= by_pixels["mrr"] <= 1
+    again = measures.copies(measures.Pixels(), config, images)
+    assert again == by_pixels != measures.copies(measures.Pixels(), config, images, seed=1)
+
+
+def test_copies_of_a_transformation_that_changes_nothing_come_first(monkeypatch):
+    monkeypatch.setattr(measures, "transformed", lambda x, rng: x)
+    images = tiny_data().test.images
+    assert measures.copies(measures.Pixels(), tiny(), images) == {"mrr": 1.0, "first": 1.0}
+    monkeypatch.setattr(measures, "transformed", lambda x, rng: 255 - x)
+    assert measures.copies(measures.Pixels(), tiny(), images)["first"] < 0.5
+
+
+@pytest.mark.parametrize("name", corruptions.CORRUPTIONS)
+def test_corruption_grows_with_its_severity_and_is_repeatable(name):
+    images = tiny_data().test.images[:8]
+    change = []
+    for severity in range(1, 6):
+        worse = corruptions.corrupted(images, name, severity)
+        assert worse.dtype == torch.uint8 and worse.shape == images.shape
+        assert torch.equal(worse, corruptions.corrupted(images, name, severity))
+        change.append(float((worse.float() - images.float()).abs().mean()))
+    assert 0 < change[0] < change[-1] < 80
+    if name not in ("saturate", "pixelate"):  # which takes colour away before it adds any; sides of whole pixels
+        assert change == sorted(change)
+
+
+def test_corruption_strengths_are_what_they_say():
+    grey = torch.full((1, 3, 64, 64), 128, dtype=torch.uint8)
+    noise = corruptions.corrupted(grey, "gaussian_noise", 5).double() / 255
+    assert float(noise.std()) == pytest.approx(0.10, abs=0.003)
+    shot = corruptions.corrupted(grey, "shot_noise", 1).double() / 255
+    assert float(shot.std()) == pytest.approx(math.sqrt(128 / 255 / 500), rel=0.05)
+    hit = corruptions.corrupted(grey, "impulse_noise", 3)
+    assert float((hit != 128).float().mean()) == pytest.approx(0.03, abs=0.004) and set(hit.unique().tolist()) == {
+        0,
+        128,
+        255,
+    }
+    assert int(corruptions.corrupted(grey, "brightness", 2).float().mean()) == round(128 + 25.5)
+
+
+@pytest.mark.parametrize("n, count", [(10, 3), (10, 5), (10, 20), (7, 2), (2000, 1000)])
+def test_spread_covers_a_sorted_set(n, count):
+    index = measures.spread(n, count)
+    assert 0 < len(index) <= count and index[0] == 0 and len(index.unique()) == len(index)
+    assert int(index[-1]) >= n - 1 - (n - 1) // len(index)
+
+
+def test_measure_reads_everything_of_a_split():
+    data, config = tiny_data(), tiny()
+    result = measures.measure(untrained_encoder(config), config, data, "val", shots=(1, 2, 3), n=10)
+    assert set(result["few_shot"]) == {1, 2} and set(result["robustness"]) == {*corruptions.CORRUPTIONS, "mean"}
+    assert result["robustness"]["mean"] == pytest.approx(
+        np.mean([x for name, x in result["robustness"].items() if name != "mean"])
+    )
+    shares = [*result["clustering"].values(), result["retrieval"], *result["copies"].values(), result["clean"]]
+    assert all(-0.5 <= x <= 1 for x in shares)
+
+
+def test_transfer_to_a_folder_of_images_unseen_in_training(tmp_path, monkeypatch):
+    """data/prepare.py packs the folder, scale/evaluate.py reads a run trained on other images out on it."""
+    for folder in ("data", "scale"):
+        monkeypatch.syspath_prepend(Path(__file__).resolve().parents[2] / folder)
+    prepare, command = (importlib.import_module(name) for name in ("prepare", "evaluate"))
+    full = load_data("digits")
+    for split, images in (("train", full.train), ("test", full.test)):
+        for c, name in enumerate(("three", "eight")):  # two of its classes, pixels upside down, of another size
+            index = (images.truth == (3, 8)[c]).nonzero()[:20, 0]
+            (tmp_path / "folder" / split / name).mkdir(parents=True)
+            for i, image in enumerate(images.images[index].flip(2).permute(0, 2, 3, 1).numpy()):
+                Image.fromarray(image[:28, :30]).save(tmp_path / "folder" / split / name / f"{i}.png")
+    asked = ["folder", "--from", str(tmp_path / "folder"), "--name", "other", "--size", "24", "--out", str(tmp_path)]
+    assert prepare.main(asked) == 0
+    run = fit(tiny(), tiny_data(), tmp_path / "run", progress=False)
+    for name, source in (("moved", str(run.folder)), ("pixels", "pixels")):
+        arguments = [source, "--data", str(tmp_path / "other.npz"), "--labels", "8", "--name", name]
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", *arguments, "--out", str(tmp_path)])
+        command.main()
+        result = json.loads((tmp_path / f"{name}.json").read_text())
+        assert result["results"]["bank"] == 8 and result["data"] == "other (folder)"
+        assert result["trained_on"] == ("nothing" if name == "pixels" else "a slice of the digits")
+        assert result["results"]["linear"] * 40 == pytest.approx(round(result["results"]["linear"] * 40))
+        assert result["measures"]["clustering"]["nmi"] >= 0
