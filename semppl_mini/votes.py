@@ -12,7 +12,7 @@ Shapes: L views, A queues, B batch, D embedding width, Q capacity, C classes.
 import torch
 from torch import Tensor
 
-from .parallel import at_least_float, largest
+from .parallel import neighbours
 
 
 def majority(labels: Tensor, weights: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
@@ -29,28 +29,6 @@ def majority(labels: Tensor, weights: Tensor, num_classes: int) -> tuple[Tensor,
     won = weight.gather(-1, winner.unsqueeze(-1)).squeeze(-1)
     nobody = most.squeeze(-1) == 0
     return torch.where(nobody, -1, winner), torch.where(nobody, 0, won)
-
-
-@torch.no_grad()
-def neighbours(o: Tensor, keys: Tensor, labels: Tensor, k: int, chunk_mb: float = 256) -> tuple[Tensor, Tensor]:
-    """The k keys nearest to each query: o (M, D), keys (Q, D), labels (Q,) -> cosine (M, k), index (M, k).
-
-    Rows are unit vectors. Empty slots (label -1) have cosine -inf. Queries and keys go in chunks, so that a float32
-    similarity matrix stays under `chunk_mb` MB, and under 16 (a processor cache); then the best of all chunks compare.
-    """
-    o = at_least_float(o)
-    empty = torch.where(labels >= 0, 0.0, -torch.inf).to(o.dtype)  # (Q,)
-    rows, width, found = 1024, max(k, int(256 * min(chunk_mb, 16))), []
-    for queries in o.split(rows):
-        cosine, index = [], []
-        for start in range(0, len(keys), width):
-            part = slice(start, start + width)
-            c, i = largest(torch.addmm(empty[part], queries, keys[part].to(o.dtype).T), k)  # of (rows, width)
-            cosine.append(c)
-            index.append(i + start)
-        best, chosen = torch.cat(cosine, 1).topk(k)  # (rows, k)
-        found.append((best, torch.cat(index, 1).gather(1, chosen)))
-    return torch.cat([f[0] for f in found]), torch.cat([f[1] for f in found])
 
 
 @torch.no_grad()

@@ -50,9 +50,10 @@ def agree(one, other, **tolerance):
 
 
 def plant(name: str, wrong) -> None:
-    """Exchange a function of `parallel` wherever a caller may look for it."""
-    for place in (parallel, parallel.world):
-        setattr(place, name, wrong)
+    """Exchange a function of `parallel` wherever a caller may look for it: at its door, and in its files."""
+    for place in [module for path, module in sys.modules.items() if path.startswith("semppl_mini.parallel")]:
+        if hasattr(place, name):
+            setattr(place, name, wrong)
 
 
 def local_batch_norm():
