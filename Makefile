@@ -12,7 +12,7 @@ SUITABLE = import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))
 MISSING = No Python 3.10 or newer with venv and pip was found (tried: $(PYTHON)): install one, on Debian or \
 Ubuntu with "apt install python3-venv", or name it with "make PYTHON=...".
 
-.PHONY: help demo test test-xla lab data bench torture lint unit-tests notebooks-test clean
+.PHONY: help demo test quick test-xla lab data bench torture lint unit-tests notebooks-test clean
 unexport MPLBACKEND  # notebooks draw inline
 
 help:  ## list these commands
@@ -22,6 +22,9 @@ demo: $(READY)  ## the main job on the embedded data into runs/demo; SEEDS=3 add
 	$(RUN) notebooks/demo.py --seeds $(SEEDS) --out runs/demo
 
 test: lint unit-tests notebooks-test  ## lint, unit tests, then every notebook with quick parameters
+
+quick: $(READY)  ## the core and the loop alone, within a minute
+	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(RUN) -m pytest -q $(BY_FILE) tests/core
 
 test-xla: $(XLA)/.stamp  ## one process against four XLA devices; needs Linux on x86-64, 7 GB more
 	TQDM_DISABLE=1 $(XLA)/bin/python -m pytest -p no:cacheprovider tests/parallel/test_xla.py

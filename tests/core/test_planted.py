@@ -15,9 +15,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from semppl_mini import batches, lars, losses, optim, positives, semppl, views
+from semppl_mini import batches, lars, losses, method, optim, parallel, positives, semppl, views
 from semppl_mini import votes as pseudo_labels  # fmt: skip
-from semppl_mini.parallel import memory
+from semppl_mini.parallel import memory, pixels
 from semppl_mini.queue import LabelledQueue
 from semppl_mini.recipes import resnets
 from semppl_mini.relatives import carp, ifnd
@@ -285,7 +285,7 @@ def the_target_never_moves(right):
     return lambda self, progress: None
 
 
-@planted(checks.check_target_follows_step, semppl, "ema_update")
+@planted(checks.check_target_follows_step, method, "ema_update")
 def the_projector_has_no_average(right):
     def wrong(target, online, gamma):
         if not isinstance(target, torch.nn.Sequential):
@@ -342,7 +342,7 @@ def hue_turns_the_other_way(right):
     return lambda x, f: right(x, -f)
 
 
-@planted(checks.check_crop, views, "resize_matrix")
+@planted(checks.check_crop, pixels, "resize_matrix")
 def crops_are_not_antialiased(right):
     def wrong(start, length, size, inner, flip=None, *_):
         out = torch.arange(size, device=start.device).view(1, -1, 1).expand(len(start), -1, 1)
@@ -355,7 +355,7 @@ def crops_are_not_antialiased(right):
     return wrong
 
 
-@planted(checks.check_crop, views, "resize_matrix")
+@planted(checks.check_crop, pixels, "resize_matrix")
 def crops_see_beyond_their_box(right):
     def wrong(start, length, size, inner, flip=None, *_):
         scale = (length / size).view(-1, 1, 1)
@@ -697,8 +697,8 @@ def the_embedding_is_normalised(right):
     return lambda self, views, networks: F.normalize(right(self, views, networks), dim=2)
 
 
-@planted(carp_checks.check_step, carp, "together")
-@planted(ifnd_checks.check_batch_step, ifnd, "together")
+@planted(carp_checks.check_step, parallel, "together")
+@planted(ifnd_checks.check_batch_step, parallel, "together")
 def batch_statistics_are_of_each_view_alone(right):
     return lambda encoder, head, views, n: torch.cat([right(encoder, head, [x], n) for x in views])
 

@@ -14,6 +14,7 @@ from torch.testing import assert_close
 from torchvision.transforms.v2 import functional as TF
 
 from semppl_mini import views
+from semppl_mini.parallel import pixels
 from semppl_mini.rng import VIEWS, generator
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "scale"))
@@ -58,7 +59,7 @@ def test_bicubic_crops_equal_torchvision(device):
         t < 2, -0.75 * (((t - 5) * t + 8) * t - 4), 0)),
 ])  # fmt: skip
 def test_another_kernel_is_found(wrong, device, monkeypatch):
-    monkeypatch.setattr(views, "cubic", wrong)
+    monkeypatch.setattr(pixels, "cubic", wrong)
     with pytest.raises(AssertionError):
         check_bicubic(device)
 
@@ -66,7 +67,7 @@ def test_another_kernel_is_found(wrong, device, monkeypatch):
 def test_overshoot_of_bicubic_crops_is_cut():
     x = torch.zeros(1, 3, 8, 8)
     x[..., 4:] = 1
-    matrix = views.resize_matrix(torch.zeros(1), torch.full((1,), 8.0), 16, 8, None, "bicubic")
+    matrix = pixels.resize_matrix(torch.zeros(1), torch.full((1,), 8.0), 16, 8, None, "bicubic")
     draw = {"box": torch.tensor([[0, 0, 8, 8]]), "flip": torch.tensor([False])}
     view = views.apply_view(x, draw, 16, plain(tiny(interpolation="bicubic")))
     assert (x @ matrix.mT).max() > 1.01 and view.max() == 1 and view.min() == 0
@@ -335,7 +336,7 @@ def test_views_do_not_depend_on_how_many_are_finished_together(cache, monkeypatc
 EVERY = {  # an operation on images x with a row of the draw d an image
     "mask_background": lambda x, d: views.mask_background(x, x[:, :1].round(), d["mask"]),
     "crop_resize": lambda x, d: views.crop_resize(x, d["box"], 24, d["flip"], "bicubic"),
-    "recolour": lambda x, d: views.recolour(x, d["factors"][:, :1, None] * x[:, :, :3, 0], d["sigma"] - 1),
+    "recolour": lambda x, d: pixels.recolour(x, d["factors"][:, :1, None] * x[:, :, :3, 0], d["sigma"] - 1),
     "blend": lambda x, d: views.blend(x, d["factors"][:, 0], d["grey"], d["mask"] & ~d["grey"]),
     "brightness": lambda x, d: views.brightness(x, d["factors"][:, 0]),
     "contrast": lambda x, d: views.contrast(x, d["factors"][:, 1]),
@@ -373,7 +374,7 @@ def test_no_bit_of_an_operation_depends_on_the_images_beside(name, dtype, device
 
 
 def test_every_operation_is_split():
-    functions = inspect.getmembers(views, inspect.isfunction)
+    functions = inspect.getmembers(views, inspect.isfunction) + inspect.getmembers(pixels, inspect.isfunction)
     takes_images = {name for name, f in functions if next(iter(inspect.signature(f).parameters)) in ("x", "images")}
     assert takes_images - {"make_views", "fractions", "beside"} == set(EVERY)  # of uint8 images; of types and devices
 

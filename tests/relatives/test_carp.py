@@ -11,6 +11,7 @@ from processes import by_two, step_of
 from torch.testing import assert_close
 
 from semppl_mini import fit, load_run, monitor
+from semppl_mini.keeping import class_of
 from semppl_mini.method import encode
 from semppl_mini.readout import fine_tune
 from semppl_mini.relatives import carp
@@ -189,4 +190,5 @@ def test_carp_two_processes_are_one(tmp_path):
 ])  # fmt: skip
 def test_carp_bad_config_stops_with_one_sentence(changes, words):
     with pytest.raises(ValueError, match=words):
-        config_of(**changes)
+        config = config_of(**changes)
+        class_of(config)(config, 3, 40)

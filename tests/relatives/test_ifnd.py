@@ -15,6 +15,7 @@ from torch.testing import assert_close
 
 from semppl_mini import fit, load_run, monitor
 from semppl_mini.files import checkpoint
+from semppl_mini.keeping import class_of
 from semppl_mini.method import Draws
 from semppl_mini.parallel import world
 from semppl_mini.relatives import ifnd
@@ -377,7 +378,8 @@ def test_ifnd_two_processes_are_one(tmp_path):
 ])  # fmt: skip
 def test_ifnd_bad_config_stops_with_one_sentence(changes, words):
     with pytest.raises(ValueError, match=words):
-        config_of(**changes)
+        config = config_of(**changes)
+        class_of(config)(config, 3, 40)
 
 
 def test_ifnd_more_clusters_than_images_stops_with_one_sentence():
