@@ -52,7 +52,7 @@ def write_pack(path, splits: dict, classes: list[str], provenance: str, masks: d
 
 
 def read_pack(path) -> tuple[dict, dict]:
-    """Splits {split: (images, labels, masks or None)}, its meta; ValueError: missing, damaged, hostile, inconsistent."""
+    """Splits {split: (images, labels, masks or None)}, meta; ValueError: missing, damaged, hostile, inconsistent."""
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"There is no data pack {path}; make it with data/prepare.py, or give load_data another path.")
