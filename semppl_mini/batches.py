@@ -51,12 +51,13 @@ def epoch_order(config, labels: Tensor, epoch: int) -> Tensor:
             raise ValueError(f"labelled_share = {share} asks for {kind} images: there are none; change `labels`, or "
                              "give labelled_share=None.")  # fmt: skip
         if count:
-            parts.append(endless(rows, epoch, steps * count, 2 * config.seed + labelled).view(steps, count))
+            stream = 2 * config.seed + labelled  # of shuffles, one for each kind
+            parts.append(endless(rows, epoch, steps * count, stream).view(steps, count))
     return torch.cat(parts, 1)
 
 
 class Prepared(NamedTuple):
-    """This process's b rows of a step, on the CPU: labels and ids (b,), the parameters of its views, its draws.
+    """This process's b rows of a step, on the CPU: labels, ids (b,), the parameters of its views, the method's draws.
 
     pixels: what `ImageSet.prepare` makes of the images, for `finish` to make the views of.
     """
@@ -64,7 +65,7 @@ class Prepared(NamedTuple):
     pixels: list[Tensor]
     labels: Tensor
     ids: Tensor
-    views: list[Draw]
+    view_draws: list[Draw]
     draws: NamedTuple
 
 
@@ -101,7 +102,7 @@ class Batches:
 
     def place(self, ready: Prepared) -> tuple[list[Tensor], Batch, NamedTuple]:
         """Views, batch and draws of a step, on the device: rows cut over XLA's devices, what is shared on each."""
-        placed = [{name: self._place(value) for name, value in draw.items()} for draw in ready.views]
+        placed = [{name: self._place(value) for name, value in draw.items()} for draw in ready.view_draws]
         views = self.train.finish([self._place(x) for x in ready.pixels], placed, self.config)
         labels, ids = self._place(ready.labels), self._place(ready.ids)
         batch = Batch(labels, ids, self.truth_of[ids] if self.config.oracle else None)

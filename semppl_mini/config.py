@@ -1,10 +1,11 @@
 """One frozen dataclass holds every choice of a run; `presets` fill it in, `replace` changes it.
 
-    tau: float = number(0.2, above=0, most=1e6)     its default, and what it must lie between; `pair` is of (low, high)
-    stem: str = one_of("cifar", "imagenet")         the first word is the default
+    hue: float = number(0.1, 0, 0.5)           its default, least and most; `pair` is of (low, high)
+    stem: str = one_of("cifar", "imagenet")    the first word is the default
 
 Tags: [paper] SemPPL, section 4 and the reproducibility table; [ReLICv2]; [BYOL] its values are kept by the official
-SemPPL repository; [theirs] the only public training port, values the paper's main text does not give; [ours].
+SemPPL repository; [theirs] a third party's port, for values that the paper's main text does not give; [ours]; other
+names are of a field's own paper or code.
 """
 
 import dataclasses
@@ -64,10 +65,10 @@ class Config:
     c: float = number(0.3, 0, 1e6)  # weight of L_augm + alpha L_sempos [theirs]
     alpha: float = number(0.2, 0, 1e6)  # weight of L_sempos [theirs]
     lam: float = number(5.0, 0, 1e6)  # lambda, of I_augm + I_sempos [theirs], each a mean over its own pairs [ours]
-    detach: str = one_of("argument", "entropy")  # what of the KL's first argument gets no gradient; "entropy": literal
+    detach: str = one_of("argument", "entropy")  # no gradient of the KL's first argument, or of E_p log p alone
     gamma: float = number(0.996, 0, 1)  # EMA rate of the target [paper]
     gamma_schedule: str = one_of("constant", "cosine")  # "cosine": to 1 [BYOL]; unclear in the paper
-    oracle: bool = False  # true labels instead of pseudo-labels: an upper bound, never a result
+    oracle: bool = False  # true labels instead of pseudo-labels: a reference, never a result
     # IFND, which also uses tau and gamma
     clusters: tuple = number((25_000, 50_000, 100_000), 1, 2**20, whole=True, empty=True)  # K_m [PCL]; () = InfoNCE
     recluster: int = number(20, 1, 10**6)  # epochs from one clustering to the next [IFND, CIFAR]
@@ -79,7 +80,7 @@ class Config:
     prototypes: int = number(65_536, 2, 2**24)  # K [CARP]
     block: int = number(512, 2, 2**24)  # N_B, prototypes in a block [CARP]; what K / N_B leaves over sits a step out
     # optimisation
-    epochs: int = number(300, 1, 10**6)  # [paper]; an epoch draws as many images as the training set has
+    epochs: int = number(300, 1, 10**6)  # [paper]; an epoch draws about as many images as there are to train on
     batch_size: int = number(4096, 2, 2**20)  # B [paper]
     optimizer: str = one_of("lars", "sgd", "adamw")  # LARS [paper], Nesterov SGD or AdamW
     lr: float = number(0.3, 0, 1e6)  # at batch 256, scaled by B / 256 [paper; the scaling is in the official code]
@@ -91,7 +92,7 @@ class Config:
     # computing
     device: str = "auto"  # "auto": xla where torch_xla is in use, else cuda, mps, cpu
     precision: str = one_of("auto", "bf16", "fp32", "fp64")  # "auto": bf16 autocast where the hardware has it
-    knn_chunk_mb: float = number(256.0, above=0, most=2**20)  # at most this much k-NN similarity; above 16 it is 16
+    knn_chunk_mb: float = number(256.0, above=0, most=2**20)  # of k-NN similarities at a time; 16 at most are used
     microbatches: int = number(1, 1, 2**20)  # parts that networks see a batch in, each computed again for its gradient
     recompute: bool = False  # keep only the inputs of the encoder's blocks, compute them again for the gradient
     compile: bool = False  # torch.compile the networks

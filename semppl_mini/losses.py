@@ -5,14 +5,14 @@ For an online view i and a target view j, image m is compared with its own targe
 
     p_ij(m)  = softmax( [ o_i[m].t_j[m],   { o_i[m].t_j[n] : n in N(m) } ] / tau )          L_augm   = -log p_ij[0]
     q_ij^r(m) = softmax( [ o_i[m].z_j^r[m], { o_i[m].t_j[n] : n in N(m) } ] / tau )         L_sempos = -log q_ij^r[0]
-    I = KL( p_ij || p_ji ),  i != j, both large
+    I_augm = KL( p_ij || p_ji ),  i != j, both large;  I_sempos: the same of q
 
 The candidates N(m) are drawn once per step and shared by all pairs: otherwise the KL would compare distributions over
-different images. A row with m's own image (few labels, drawn often) is no negative.
-L terms are means over all (L + V) x L pairs (i = j kept, as in the listing), and over the R draws of the rows that
-have any; I is a mean over ordered pairs of different large views (small views have no target, so no p_ji; both our
-reading). Everything is float32 at least. Shapes: I online views, J = L target views, B batch, D embedding width,
-N negatives, R semantic positives.
+different images. A row with m's own image, which with few labels is drawn often, is no negative. L_augm and L_sempos
+are means over all (L + V) x L pairs (i = j kept, as in the listing), the latter also over the R draws of the rows that
+have any; I_augm and I_sempos are means over ordered pairs of different large views (small views have no target, so no
+p_ji; both our reading). Everything is float32 at least. Shapes: I online views, J = L target views, B batch,
+D embedding width, N negatives, R semantic positives.
 """
 
 import torch
@@ -79,9 +79,9 @@ def invariance(a: Tensor, valid: Tensor | None = None, detach: str = "argument")
     form. valid is broadcastable to (L, L, ...). One large view has no pair: exactly zero.
     """
     log_p = a.log_softmax(-1)
-    log_q = log_p.transpose(0, 1)
+    log_p_ji = log_p.transpose(0, 1)
     entropy = (log_p.detach().exp() * log_p.detach()).sum(-1)  # E_p log p, no gradient in either form
     p = log_p.exp().detach() if detach == "argument" else log_p.exp()
-    kl = entropy - (p * log_q).sum(-1)  # (L, L, ...)
+    kl = entropy - (p * log_p_ji).sum(-1)  # (L, L, ...)
     pairs = ~torch.eye(len(a), dtype=torch.bool, device=a.device).view(len(a), len(a), *[1] * (kl.dim() - 2))
     return masked_mean(kl, pairs if valid is None else pairs & valid)

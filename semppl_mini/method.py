@@ -75,10 +75,11 @@ class Method(nn.Module):
         """Before the untrained network is measured: take in a batch of labelled images. Nothing to do."""
 
     def before_epoch(self, epoch: int, epochs: int, embed) -> None:
-        """Epoch 0, 1, ... begins. embed() -> `self.embed` of all training images, (n, D), and their ids (n,)."""
+        """Epoch 0, 1, ... begins. embed() -> keys (n, D) of all training images, by an `embed` of the method's own (as
+        IFND has), and their ids (n,)."""
 
     def before_step(self, progress: float) -> None:
-        """The gradient is there; progress = steps done / all steps, this one included."""
+        """The gradient is there (CARP's teacher moves here); progress = steps done / all steps, this one included."""
 
     def after_step(self, progress: float) -> None:
         """The optimizer has stepped: the target follows."""

@@ -9,7 +9,7 @@ doubling the channels, which are `width` in the first.
 
 Convolutions start by He's rule, batch norms at one. Heads are BYOL's MLP, Linear-BN-ReLU-Linear (the official
 repository keeps it; sizes are unspecified in the paper). ImageNet's encoders and stem are in recipes/resnets.py, which
-adds them to the two tables below; `ENCODERS["mine"] = function`, config -> module with `dim`, adds one of yours.
+adds them to STEMS and ENCODERS below; `ENCODERS["mine"] = function`, config -> module with `dim`, adds one of yours.
 """
 
 from functools import partial

@@ -2,11 +2,12 @@
 
     lr(e)  = lr B / 256 * e / W                                    in the first W of E epochs [paper: 10 of 300]
              lr B / 256 * (1 + cos(pi (e - W) / (E - W))) / 2      then, to 0
-    gamma  = constant [paper: 0.996], or at step s of S            1 - (1 - gamma) (1 + cos(pi s / S)) / 2 [BYOL, J]
-    xi    <- gamma xi + (1 - gamma) theta
+    gamma  = constant [paper: 0.996], or at step s of S
+             1 - (1 - gamma) (1 + cos(pi s / S)) / 2               [BYOL, appendix J]
+    xi    <- gamma xi + (1 - gamma) theta                          target's weights xi, online theta
 
-The encoder and the projector are averaged, the predictor has no target. Batch-norm running statistics are not averaged:
-the target sees the same views in training mode and keeps its own.
+The first step of a warm-up has rate 0. Encoder and projector are averaged, the predictor has no target. Batch-norm
+running statistics are not averaged: the target sees the same views in training mode and keeps its own.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The queue of labelled embeddings: L FIFOs, one per large view (SemPPL, section 3; capacity C = 20 B).
+"""The queue of labelled embeddings: L FIFOs, one per large view (SemPPL, section 3; capacity Q = 20 B).
 
 An entry of queue a is (t_a = n(g_t(f_t(x_a))), y, id): the *target* projection of large view a of a
 *labelled* image. The L queues move in lockstep, so they share labels, ids and the pointer, and slot s holds

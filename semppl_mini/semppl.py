@@ -1,11 +1,11 @@
 """SemPPL: semantic positives via pseudo-labels (Bosnjak et al., ICLR 2023, arXiv 2301.05158).
 
     o_i = n(h(g(f(x_i))))     online prediction of view i, L large + V small        theta: f, g, h
-    t_j = n(g_t(f_t(x_j)))    target projection of large view j, never a gradient   xi: f_t, g_t
+    t_j = n(g_t(f_t(x_j)))    target projection of large view j, never a gradient   xi: f_t, g_t; n: to unit length
 
     loss = c (L_augm + alpha L_sempos) + lambda (I_augm + I_sempos)
 
-`SemPPL.forward` is the whole training step but for the optimizer; read it beside the paper's listing 1. The order
+`SemPPL.forward` is a training step from views to loss; read it beside the paper's listing 1. The order
 "enqueue, then vote" is unspecified; it is harmless, since labelled rows keep their label and, with exclude_self, no
 image draws itself. Of several processes each has its own rows of o and the global batch's t; the queues are the same on
 all (`parallel`). Shapes: L, V views, B batch, D embedding width, Q capacity, R semantic positives, N negatives.
@@ -38,8 +38,8 @@ class Draws(NamedTuple):
 def draw_step(config, step: int) -> Draws:
     """The draws of one step, for the global batch, as a function of (seed, step)."""
     u = torch.rand(config.batch_size, config.semantic_positives, generator=generator(config.seed, step, POSITIVES))
-    shifts = generator(config.seed, step, NEGATIVES)
-    return Draws(losses.draw_negatives(config.batch_size, config.negatives, shifts), u)
+    rng = generator(config.seed, step, NEGATIVES)
+    return Draws(losses.draw_negatives(config.batch_size, config.negatives, rng), u)
 
 
 class SemPPL(Method):
@@ -76,9 +76,9 @@ class SemPPL(Method):
         """t = n(g_t(f_t(x))), (B, D)."""
         return self._embed(x, self.target["encoder"], self.target["projector"])
 
-    def _embed(self, x: Tensor, *networks: nn.Module) -> Tensor:
+    def _embed(self, x: Tensor, *parts: nn.Module) -> Tensor:
         with parallel.autocast_of(self.config, x.device):
-            x = parallel.in_parts(nn.Sequential(*networks), x, self.config.microbatches)
+            x = parallel.in_parts(nn.Sequential(*parts), x, self.config.microbatches)
         return F.normalize(parallel.at_least_float(x), dim=1)
 
     def forward(self, views: list[Tensor], batch: Batch, draws: Draws) -> tuple[Tensor, dict]:
@@ -92,7 +92,8 @@ class SemPPL(Method):
         y_bar = torch.where(batch.labels >= 0, batch.labels, voted if batch.oracle is None else batch.oracle)
 
         # Augmentation positives: the image's own target views against N other images.
-        a = losses.logits(o, t, draws.negatives, cfg.tau, ids, parallel.rows(len(ids)).start)  # (L + V, L, B, 1 + N)
+        first = parallel.rows(len(ids)).start  # of this process's rows in t; alone 0
+        a = losses.logits(o, t, draws.negatives, cfg.tau, ids, first)  # (L + V, L, B, 1 + N)
         terms = {"L_augm": losses.nce(a), "I_augm": losses.invariance(a[:L], detach=cfg.detach)}
         seen = {"o": o.detach(), "voted": voted, "votes": votes, "y_bar": y_bar, "negatives": draws.negatives}
         seen["own"] = ids[draws.negatives] == batch.ids[:, None]  # (B, N), no negatives
@@ -101,7 +102,7 @@ class SemPPL(Method):
 
         # Semantic positives: queue entries with the same (pseudo-)label, slots (B, R), against the same N images.
         slot, valid = draw_positives(self.queue.labels, self.queue.ids, y_bar, batch.ids, draws.u, cfg.exclude_self)
-        z = self.queue.keys[:, slot].clone()  # (L, B, R, D)
+        z = self.queue.keys[:, slot]  # (L, B, R, D)
         q = losses.semantic_logits(o, z, a, cfg.tau)  # (L + V, L, B, R, 1 + N)
         terms["L_sempos"] = losses.nce(q, valid[:, None])
         terms["I_sempos"] = losses.invariance(q[:L], valid[:, None], cfg.detach)
@@ -118,7 +119,7 @@ class SemPPL(Method):
         return t, ids
 
     def vote(self, o: Tensor) -> tuple[Tensor, Tensor]:
-        """Pseudo-labels of online predictions o (L, B, D): y_bar (B,), votes (B, L * L), or (B, voting_views ** 2)."""
+        """Of online predictions o (L, B, D): the majority (B,), and votes (B, L * L), or (B, voting_views ** 2)."""
         cfg, n = self.config, self.config.voting_views or self.config.large_views
         return vote(o[:n].detach(), self.queue.keys[:n], self.queue.labels, cfg.k, self.num_classes, cfg.knn_chunk_mb)
 

@@ -33,10 +33,10 @@ def fit(
 
     Ctrl-C or SIGTERM end the step, save, and raise Interrupted (a notebook's stop button returns the run instead).
     ValueError: the folder's config, images or weights differ, or config.labels is not what data.train has.
-    FloatingPointError: a loss or gradient is not finite; weights and target are then still those before the step.
+    FloatingPointError: a loss or gradient is not finite; weights and target (not queues) are those before the step.
     """
-    whole = dict(save_every=save_every, keep_last=keep_last, workers=workers, steps=steps)
-    keeping.check(config, data, folder, resume, **whole)
+    counts = dict(save_every=save_every, keep_last=keep_last, workers=workers, steps=steps)
+    keeping.check(config, data, folder, resume, **counts)
     kind = keeping.class_of(config, method)
     method = kind(config, len(data.classes), int(data.train.ids.max()) + 1)
     digests = {"images": data.train.digest(), "weights": keeping.start_from(weights, method)}
@@ -52,15 +52,15 @@ def fit(
         for epoch in keeper.epochs(workers):
             if not run.unfinished:  # not in the middle of it, after a resume
                 method.before_epoch(epoch, config.epochs, lambda: embed(method, batches))
-            for step, views, batch, draws in keeper.steps():
-                loss, seen = method(views, batch, draws)
+            for step, views, batch, draws in keeper.steps():  # prepared by `batches`, on the device
+                loss, seen = method(views, batch, draws)  # embeds, enqueues, votes, draws, compares
                 terms = monitor.terms_of(loss, seen)
 
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 parallel.average_and_check(method.online, terms)  # of the global batch; not finite: it ends here
-                set_lr(optimizer, lr := lr_at(config, step / batches.each))
-                done = (step + 1) / (batches.each * config.epochs)
+                lr, done = lr_at(config, step / batches.each), (step + 1) / (batches.each * config.epochs)
+                set_lr(optimizer, lr)
                 method.before_step(done)
                 optimizer.step()
                 method.after_step(done)  # the target follows
@@ -70,7 +70,7 @@ def fit(
 
 
 @torch.no_grad()
-def measure_untrained(method: Method, batches: Batches, keeper: keeping.Keeper, measured: int = 8) -> None:
+def measure_untrained(method: Method, batches: Batches, keeper: keeping.Keeper) -> None:
     """Epoch 0: what the untrained network's votes are worth once its queues are full. Trains nothing."""
     probe, config, labels = copy.deepcopy(method), method.config, batches.train.labels
     order = epoch_order(config, labels, 0)
@@ -78,7 +78,7 @@ def measure_untrained(method: Method, batches: Batches, keeper: keeping.Keeper, 
     if n := len(labelled):
         for index in labelled[torch.arange(-(-n // B) * B) % n].split(B):  # whole batches, so the last begins again
             probe.warm(*batches.place(batches.prepare(0, index))[:2])
-    for views, batch, draws in keeper.timed(batches.ahead(0, min(measured, batches.each))):
+    for views, batch, draws in keeper.timed(batches.ahead(0, min(8, batches.each))):
         loss, seen = probe(views, batch, draws)
         terms = monitor.terms_of(loss, seen)
         parallel.average_(list(terms.values()))

@@ -133,7 +133,7 @@ def draw_view(config, v: int, batch: int, generator: torch.Generator, height=Non
         "sigma": uniform(*config.blur_sigma),
         "solarize": coin(config.solarize_p[v % len(config.solarize_p)]),
     }
-    draw["factors"] = draw["factors"].where(draw["jitter"][:, None], torch.tensor([1.0, 1.0, 1.0, 0.0]))  # by nothing
+    draw["factors"] = draw["factors"].where(draw["jitter"][:, None], torch.tensor([1.0, 1.0, 1.0, 0.0]))  # or not
     return draw
 
 
@@ -175,7 +175,7 @@ def fractions(images: Tensor, config) -> Tensor:
 
 
 def beside(x: Tensor, draw: Draw) -> Draw:
-    """A draw on the device, and its fractions in the type, of x."""
+    """A draw on x's device, its fractions in x's type."""
     return {name: value.to(x.device, x.dtype if value.is_floating_point() else None) for name, value in draw.items()}
 
 

@@ -1,4 +1,4 @@
-"""Pseudo-labels: k-NN in every queue for every view, then a majority vote (SemPPL, section 3, k = 1, |a| = 4).
+"""Pseudo-labels: k-NN in every queue for every view, then a majority vote (SemPPL, section 3, k = 1, A = 4).
 
 Each online prediction o_j(x), j = 1..L, asks each queue Q_a, a = 1..A, for its k nearest keys by cosine. The
 majority of their labels is one vote, so an image gets L x A votes (16 in the paper), and
@@ -45,5 +45,7 @@ def vote(o: Tensor, keys: Tensor, labels: Tensor, k: int, num_classes: int, chun
         cosine, index = neighbours(o.reshape(L * B, D), queue, labels, k, chunk_mb)  # (L * B, k)
         found = torch.where(cosine > -torch.inf, labels[index], -1)
         ballots.append(majority(found, cosine.clamp(min=-1), num_classes))  # (L * B,) each
-    votes, weights = (torch.stack([x.view(L, B) for x in xs], 1).flatten(0, 1).T for xs in zip(*ballots, strict=True))
+    label, weight = zip(*ballots, strict=True)  # of each queue
+    votes = torch.stack([x.view(L, B) for x in label], 1).flatten(0, 1).T  # (B, L * A)
+    weights = torch.stack([x.view(L, B) for x in weight], 1).flatten(0, 1).T
     return majority(votes, weights, num_classes)[0], votes

@@ -1,6 +1,6 @@
 """Where numbers are computed: processes, devices, precision, memory. This is the door; all else uses these names only.
 
-With one process on one device each of them is the identity, or torch's own; nothing here knows of SemPPL.
+Those about processes are, of one process on one device, the identity; nothing here knows of SemPPL.
 """
 
 from .batch_norm import BatchNorm, share_batch_norm
