@@ -20,6 +20,7 @@ import torch
 from tqdm.auto import tqdm
 
 import semppl_mini as s
+from semppl_mini import plots
 from semppl_mini.files import make_folder, write_json
 from semppl_mini.keeping.command import Parser, command
 
@@ -102,7 +103,7 @@ def read(path: Path, config: s.Config) -> dict | None:
 
 
 def sweep(preset, questions=tuple(QUESTIONS), seeds=3, epochs=6, dataset="digits", folder=RESULTS) -> list:
-    """Run what is missing of the grid; one row a question, value and seed, ready for `plots.sweep_panels`.
+    """Run what is missing of the grid; one row a question, value and seed, ready for `sweep_panels`.
 
     questions: names out of QUESTIONS, or {any field of Config: values}. A row: question, value, own, seed, the
     MEASURES (shares), seconds, data (provenance), history (of a relative). An unknown question or a bad
@@ -139,6 +140,31 @@ def table(rows: list[dict]) -> str:
             line += f"{text + (f' ± {stdev(shares):.1%}' if len(shares) > 1 else ''):>22}"
         lines.append(line + f"{mean(row['seconds'] for row in same):>22.0f}")
     return "\n".join(lines)
+
+
+@plots.figure
+def sweep_panels(rows: list[dict], questions: list[str], measure="pseudo_label_accuracy", baseline=None):
+    """A panel a question: mean ± std over seeds of `measure` against the swept value, at least 20 points high.
+
+    rows, one a run: {"question": field, "value": ..., "own": is it the preset's (bold)?, measure: share}.
+    baseline: shares, a grey line and band.
+    """
+    fig, axes = plots.grid(len(questions), 4, 2.4, 2.3)
+    for ax, question in zip(axes, questions, strict=True):
+        runs = [row for row in rows if row["question"] == question and row[measure] is not None]
+        values = sorted({row["value"] for row in runs}, key=lambda value: (value is not None, value))
+        seeds = [[row[measure] for row in runs if row["value"] == value] for value in values]
+        if baseline is not None:
+            plots.band(ax, baseline)
+        plots.dots(ax, list(map(str, values)), list(map(mean, seeds)), list(map(plots.std, seeds)))
+        own = {row["value"] for row in runs if row.get("own")}
+        for text, value in zip(ax.get_xticklabels(), values, strict=True):
+            text.set_weight("bold" if value in own else "normal")
+        low, high = ax.get_ylim()
+        margin = max(0.2 - (high - low), 0) / 2
+        ax.set(title=plots.words(question), ylim=(low - margin, high + margin))
+    fig.supylabel(plots.words(measure), size=10)
+    return fig
 
 
 def main() -> None:

@@ -9,7 +9,8 @@ from semppl_mini.show.plots import CLASSES, COLOUR, FAINT, LINES, figure
 @figure
 def shared_figure(one, several, processes: int):
     """Loss a step of one process, and of several that share its batches, over each other; below, how far apart."""
-    fig, (above, below) = plt.subplots(2, 1, figsize=(6.4, 3.8), sharex=True, height_ratios=(2, 1))
+    fig = plt.Figure(figsize=(6.4, 3.8))
+    above, below = fig.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     above.plot(one, lw=5, color="#9ec9e8", label="one process")
     above.plot(several, lw=1, color=COLOUR[None], label=f"{processes} processes")
     above.set_ylabel("loss")
@@ -59,7 +60,8 @@ def plan_figure(plans: dict[str, dict]):
 
     The grey band is kept free; the figures of a plan that does not fit are vermilion, its bar may leave the frame.
     """
-    fig, (left, right) = plt.subplots(1, 2, figsize=(9.5, 0.33 * len(plans) + 1.5), sharey=True, width_ratios=(1.25, 1))
+    fig = plt.Figure(figsize=(9.5, 0.33 * len(plans) + 1.5))
+    left, right = fig.subplots(1, 2, sharey=True, width_ratios=(1.25, 1))
     _bars(left, list(plans.values()), "memory", [p["chip"]["memory"] / 100 for p in plans.values()])
     _bars(right, list(plans.values()), "flops", [1e15] * len(plans))
     left.axvspan(90, 100, color=FAINT, zorder=0)

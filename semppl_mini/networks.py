@@ -38,7 +38,7 @@ def basic_block(inner: int, width: int, stride: int) -> nn.Module:
 class ResNet(nn.Module):
     """Images (B, 3, H, W), normalised -> features (B, dim), the globally averaged last stage; any H, W >= 8.
 
-    stem, block: functions such as those above. recompute: of the blocks keep their inputs alone, see parallel/memory.py.
+    stem, block: functions such as those above. recompute: keep the inputs of the blocks alone, see parallel/memory.py.
     """
 
     def __init__(self, blocks, width: int, stem_stride: int = 1, stem=cifar_stem, block=basic_block, recompute=False):

@@ -6,9 +6,3 @@ from .counts import check_labels, check_left, check_val, label_count
 from .digits import colour_digits
 from .packs import data_dir, find_pack, read_pack, write_pack
 from .whole import digest, make_folder, write_json, write_whole
-
-__all__ = [
-    "check_fields", "check_labels", "check_left", "check_name", "check_parameters", "check_val", "checkpoint",
-    "colour_digits", "data_dir", "digest", "find_pack", "label_count", "make_folder", "number", "one_of", "pair",
-    "read_pack", "write_json", "write_pack", "write_whole",
-]  # fmt: skip

@@ -4,7 +4,6 @@ A file is what torch.save writes, so torch.load(path, weights_only=True) reads i
 comment: there stands the sha256 of all bytes before it. A run's folder holds the newest few, checkpoint-STEP.pt.
 """
 
-import hashlib
 import os
 import pickletools
 import re
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from .whole import write_whole
+from .whole import sha256, write_whole
 
 DIGITS = 64  # of a sha256, hexadecimal
 PLAIN = r"collections OrderedDict|torch\._utils _rebuild_tensor_v2|torch \w+Storage"  # what a pickle may name
@@ -27,33 +26,26 @@ def save(path, state: dict) -> None:
         torch.save(state, file)
         file.seek(-2, os.SEEK_END)
         file.write(DIGITS.to_bytes(2, "little"))  # the length of the archive's comment, 0 until now
-        file.write(_sha256(file, file.tell()).encode())
+        file.write(_checksum(file, file.tell()).encode())
 
     write_whole(path, write)
 
 
-def _sha256(file, size: int) -> str:
-    """Of the first `size` bytes of an open file, which is left just behind them."""
+def _checksum(file, size: int) -> str:
+    """sha256 of the first `size` bytes of an open file, which is left just behind them."""
     file.seek(0)
-    sha = hashlib.sha256()
-    while size and (part := file.read(min(size, 2**20))):
-        sha.update(part)
-        size -= len(part)
-    return sha.hexdigest()
+    return sha256(file.read(min(2**20, size - start)) for start in range(0, size, 2**20))
 
 
 def load(path, device="cpu") -> dict:
-    """What `save` wrote, once its checksum is right. No code can run: weights_only.
-
-    A missing or damaged file, or one without a checksum, raises ValueError.
-    """
+    """What `save` wrote; no code can run. ValueError: missing, damaged, without its checksum, or more than tensors."""
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"There is no checkpoint {path}; give the folder of a run, or train first.")
     try:
         with open(path, "rb") as file:
             size = max(0, file.seek(0, os.SEEK_END) - DIGITS)
-            whole = _sha256(file, size) == file.read().decode("ascii", "replace")
+            whole = _checksum(file, size) == file.read().decode("ascii", "replace")
             if whole and _harmless(zipfile.ZipFile(file), size):
                 file.seek(0)
                 return torch.load(file, map_location=device, weights_only=True)
@@ -72,18 +64,12 @@ def _harmless(archive: zipfile.ZipFile, size: int) -> bool:
     return all(re.fullmatch(PLAIN, str(call)) for call in calls)
 
 
-# ---- the checkpoints of a run -------------------------------------------------------------------------------------
-
-
 def path_of(folder: Path, step: int) -> Path:
     return folder / f"checkpoint-{step:08d}.pt"  # sorted by name is sorted by step
 
 
 def newest(folder: Path, device="cpu") -> tuple[Path, dict] | None:
-    """The newest whole checkpoint of a run's folder and what it holds; None if the folder has none.
-
-    A damaged one is named in a warning and the one before it is used. If none is whole: ValueError.
-    """
+    """A run's newest whole checkpoint and what it holds, or None; damaged ones are warned of. ValueError: all are."""
     paths = sorted(Path(folder).glob("checkpoint-*.pt"), reverse=True)
     for path in paths:
         try:
@@ -97,11 +83,9 @@ def newest(folder: Path, device="cpu") -> tuple[Path, dict] | None:
 
 def tidy(folder: Path, newest: Path | None, keep: int) -> None:
     """Remove half-written files, set damaged checkpoints newer than `newest` aside, keep the last `keep` others."""
-    for half in folder.glob(".*.part"):
-        half.unlink(missing_ok=True)
-    paths = sorted(folder.glob("checkpoint-*.pt"), reverse=True)
-    for path in paths:
-        if newest is not None and path > newest:
-            path.replace(path.with_suffix(".damaged"))
-    for old in [path for path in paths if newest is not None and path <= newest][keep:]:
+    paths = sorted(folder.glob("checkpoint-*.pt"))  # none where there is no newest
+    whole = [path for path in paths if path <= newest]
+    for damaged in paths[len(whole) :]:
+        damaged.replace(damaged.with_suffix(".damaged"))
+    for old in [*folder.glob(".*.part"), *whole[:-keep]]:
         old.unlink(missing_ok=True)

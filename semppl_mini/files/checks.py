@@ -5,8 +5,7 @@
     ratio: tuple = pair((0.75, 1.5), above=0)          two numbers, the smaller first
     stem: str = one_of("cifar", "imagenet")            a word, by default the first
 
-Limits are generous, but a slip of the hand or a lying file cannot ask for terabytes. What is wrong raises ValueError
-in one sentence, which names the value, the limit and the remedy.
+Limits are generous, but no slip of the hand and no lying file asks for terabytes. Each error is a ValueError.
 """
 
 import dataclasses
@@ -15,10 +14,7 @@ import math
 
 
 def number(default, least=-math.inf, most=math.inf, above=None, entries=None, whole=False, empty=False):
-    """A field of a number, or of a tuple of numbers: each from `least` to `most`, and more than `above`.
-
-    Of a tuple: so many entries (None: one or more), perhaps whole numbers only, perhaps empty.
-    """
+    """A field of numbers from `least` to `most`, more than `above`: one, or a tuple of `entries` (None: 1 or more)."""
     limits = {"least": least if above is None else above, "most": most, "above": above}
     return dataclasses.field(default=default, metadata={**limits, "entries": entries, "whole": whole, "empty": empty})
 
@@ -38,13 +34,12 @@ def check_fields(config) -> None:
     for field in dataclasses.fields(config):
         name, value, limits = field.name, getattr(config, field.name), field.metadata
         if isinstance(value, list):
-            value = tuple(value)
-            object.__setattr__(config, name, value)  # as of a frozen one
+            object.__setattr__(config, name, value := tuple(value))  # as of a frozen one
         _check_type(name, value, field.type)
         if value not in limits.get("choices", (value,)):
             raise ValueError(f"{name} = {value!r} is not known; choose one of {', '.join(limits['choices'])}.")
         if "most" in limits and value is not None:
-            _check_numbers(name, value, limits)
+            _check_numbers(name, value, **limits)
 
 
 def _check_type(name: str, value, kind) -> None:
@@ -54,20 +49,19 @@ def _check_type(name: str, value, kind) -> None:
         raise ValueError(f"{name} = {shown} is a {type(value).__name__}; give {getattr(kind, '__name__', kind)}.")
 
 
-def _check_numbers(name: str, value, limits) -> None:
-    numbers, entries = value if isinstance(value, tuple) else (value,), limits["entries"]
-    if len(numbers) != (entries or max(len(numbers), not limits["empty"])):
+def _check_numbers(name: str, value, least, most, above, entries, whole, empty) -> None:
+    numbers = value if isinstance(value, tuple) else (value,)
+    if len(numbers) != (entries or max(len(numbers), not empty)):
         raise ValueError(f"{name} = {value} has {len(numbers)} entries; give {entries or '1 or more'}.")
     for number in numbers:
         if type(number) not in (int, float) or not math.isfinite(number):
             raise ValueError(f"{name} = {value!r} must be of finite numbers, not {number!r}; give numbers.")
-        if limits["whole"] and type(number) is not int:
+        if whole and type(number) is not int:
             raise ValueError(f"{name} = {value} must be of whole numbers, not {number}; give for example (10, 30).")
-        if limits["above"] is not None and not number > limits["above"]:
-            raise ValueError(f"{name} = {value} must be more than {limits['above']}; give a positive number.")
-        if not limits["least"] <= number <= limits["most"]:
-            raise ValueError(f"{name} = {value} lies outside [{limits['least']}, {limits['most']}]; give a value "
-                             "between them.")  # fmt: skip
+        if above is not None and not number > above:
+            raise ValueError(f"{name} = {value} must be more than {above}; give a positive number.")
+        if not least <= number <= most:
+            raise ValueError(f"{name} = {value} lies outside [{least}, {most}]; give a value between them.")
     if entries == 2 and value[0] > value[1]:
         raise ValueError(f"{name} = {value} is no range; give the smaller number first.")
 
@@ -80,7 +74,7 @@ def check_name(name: str, known, there_is_none: str) -> None:
 
 
 def check_parameters(values: dict, types: dict) -> None:
-    """Notebook parameters against their types {name: type or tuple of types}: ValueError in one sentence otherwise."""
+    """ValueError unless notebook parameters are of their types {name: type or tuple of types}."""
     for name, value in values.items():
         check_name(name, types, "There is no parameter")
         allowed = types[name] if isinstance(types[name], tuple) else (types[name],)

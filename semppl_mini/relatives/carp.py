@@ -11,10 +11,9 @@ Q_u, (N_P, N_B) a row. One partition a step, the same for student and teacher, a
 
     loss = L_c + L_h
 
-L_c is no cross-entropy: it is small only if both are the same one-hot. The vector g(f(x)) is not normalised, and there
-is no temperature. As in the official code, the teacher moves before the optimizer's step, its batch norms keep their
-own statistics, each view, of either network, counts alike in p, and the *teacher* is read out and kept. The prototypes'
-product is float32 at least [ours].
+L_c is no cross-entropy: it is small only if both are the same one-hot. g(f(x)) is not normalised, and there is no
+temperature. As in the official code, the teacher moves before the optimizer's step, its batch norms keep their own
+statistics, each view of either counts alike in p, and the *teacher* is read out. W z is float32 at least [ours].
 Shapes: V views (large first), U large ones, B batch, D embedding width, K prototypes.
 """
 
@@ -30,13 +29,13 @@ from .. import parallel
 from ..method import Batch, Method
 from ..networks import networks
 from ..rng import INIT, PARTITION, generator
-from .ifnd import different_views
+from .ifnd import different_views, embed_together
 
 
 class Draws(NamedTuple):
-    """A step's random choices beside the views: blocks (N_P, N_B) of prototypes, shared by all rows and processes."""
+    """A step's random choice beside the views, one for all rows and processes."""
 
-    blocks: Tensor
+    blocks: Tensor  # of prototypes, (N_P, N_B)
     shared = ("blocks",)
 
 
@@ -73,9 +72,6 @@ def entropy_gap(p: Tensor) -> Tensor:
     return (math.log(p.shape[1]) + (p * p.clamp(eps, 1 - eps).log()).sum(1)).mean()
 
 
-# ---- the method -----------------------------------------------------------------------------------------------------
-
-
 class Prototypes(nn.Module):
     """z (..., D) -> logits (..., K): products with unit vectors (weight norm with its gain fixed at 1)."""
 
@@ -93,10 +89,8 @@ class Prototypes(nn.Module):
 
 def projector(inner: int, hidden: int, outer: int) -> nn.Sequential:
     """Linear, batch norm, GELU, twice, and linear: (B, inner) -> (B, outer). Weights start with spread 0.02."""
-    head = nn.Sequential(
-        nn.Linear(inner, hidden), nn.BatchNorm1d(hidden), nn.GELU(),
-        nn.Linear(hidden, hidden), nn.BatchNorm1d(hidden), nn.GELU(), nn.Linear(hidden, outer),
-    )  # fmt: skip
+    first, second = ([nn.Linear(n, hidden), nn.BatchNorm1d(hidden), nn.GELU()] for n in (inner, hidden))
+    head = nn.Sequential(*first, *second, nn.Linear(hidden, outer))
     for linear in head[::3]:
         nn.init.trunc_normal_(linear.weight, std=0.02)
         nn.init.zeros_(linear.bias)
@@ -127,10 +121,7 @@ class CARP(Method):
         different_views(config)
 
     def _embed(self, views: list[Tensor], networks: nn.ModuleDict) -> Tensor:
-        """z = g(f(x)), (V, B, D), not normalised; batch statistics span the views, as in the official code."""
-        with parallel.autocast_of(self.config, views[0].device):
-            z = parallel.together(networks["encoder"], networks["projector"], views, self.config.microbatches)
-        return parallel.at_least_float(z)
+        return embed_together(views, networks, self.config)
 
     def forward(self, views: list[Tensor], batch: Batch, draws: Draws) -> tuple[Tensor, dict]:
         """Views (L + V) x (B, 3, S, S), large first -> the loss, and what the step saw, for the monitor."""
@@ -144,7 +135,6 @@ class CARP(Method):
         return L_c + L_h, {"terms": {"L_c": L_c, "L_h": L_h}, **seen}
 
     def before_step(self, progress: float) -> None:
-        """The teacher moves here, before the optimizer's step, as in the official code."""
         self.move_target(progress)
 
     def after_step(self, progress: float) -> None:
@@ -161,5 +151,5 @@ class CARP(Method):
         K = len(usage)
         perplexity = (-(usage * usage.clamp(min=1e-30).log()).sum()).exp()
         used = torch.zeros(K, device=usage.device).index_fill(0, chosen.flatten(), 1.0).sum()
-        at_most = torch.tensor(min(K, chosen.numel()))
-        return {"prototype_usage": (perplexity, torch.tensor(K)), "prototypes_chosen": (used, at_most)}
+        K, most = torch.tensor(K), torch.tensor(min(K, chosen.numel()))
+        return {"prototype_usage": (perplexity, K), "prototypes_chosen": (used, most)}

@@ -2,11 +2,8 @@
 
     logits = W f(x) + b        loss = mean cross-entropy over views and images, labelled images alone
 
-method="finetune" trains all weights (few labels); method="linear" trains W and b on a frozen f whose batch norms keep
-their running statistics (linear evaluation). Both start from a run, `fit(config, data, weights=RUN)`, of which they
-take the encoder; without `weights`, "finetune" trains from scratch on the labels alone. On small data `evaluate` reads
-out in one call, with choices of its own: a linear probe without augmented views, and fine-tuning. W and b start at 0
-[ours].
+method="finetune" trains all weights; method="linear" trains W and b, which start at 0 [ours], on a frozen f whose
+batch norms keep their running statistics. f is the encoder of a run, `fit(config, data, weights=RUN)`, or starts anew.
 """
 
 import torch
@@ -20,10 +17,9 @@ from ..rng import INIT, generator
 
 
 class Classifier(Method):
-    """Encoder and linear layer; no target, no queue."""
+    """Encoder and linear layer; no target, no queue. `frozen`: the encoder, with its batch norms' statistics."""
 
-    starts, labelled_only = "online.encoder.", True
-    frozen = False  # the encoder, with its batch norms' statistics
+    starts, labelled_only, frozen = "online.encoder.", True, False
 
     def __init__(self, config, num_classes: int, num_images: int = 0):
         super().__init__(config, num_classes)
@@ -57,9 +53,8 @@ class Classifier(Method):
     def count(self, seen: dict, batch: Batch, truth_of: Tensor) -> dict:
         """accuracy: the share of its views (of training images) that it puts in the right class, over all processes."""
         right = seen["predicted"] == batch.labels
-        both = right.sum(), torch.ones_like(right, dtype=torch.long).sum()
-        parallel.total(list(both))
-        return {"accuracy": both}
+        parallel.total(both := [right.sum(), torch.ones_like(right, dtype=torch.long).sum()])
+        return {"accuracy": tuple(both)}
 
 
 class FineTuning(Classifier):

@@ -14,13 +14,12 @@ is accepted; r grows linearly from 0 to 1 over the epochs. FN_m(i) = { n : i and
     eliminate   L_i = -log( exp(s_ip / tau) / ( exp(s_ip / tau) + sum_{n not in FN_m(i)} exp(s_in / tau) ) )
     attract     L_i = mean_{j in {p} u FN_m(i)} -log( exp(s_ij / tau) / sum_{all candidates} exp(s_in / tau) )
 
-and the loss is the mean over images, levels and pairs of views. Images that are not accepted stand for themselves. No
-image is ever its own negative, however often it stands in the batch or the queue. r = 0 is plain InfoNCE (SimCLR, or
-MoCo v2 with a queue); with r = 1 and one cluster there is no negative, and the loss is exactly 0.
+and the loss is the mean over images, levels and pairs of views. Who is not accepted stands for itself, and no image is
+ever its own negative. r = 0 is plain InfoNCE (SimCLR, or MoCo v2 with a queue).
 
 Negatives are the keys of the batch, for all ordered pairs of views; or, with `key_queue`, earlier keys, for queries of
 all views but the last large one, whose keys they meet (MoCo v2). Unspecified, so ours: labels by unit centroids, r per
-level, no labels before epoch E. Of several processes each has its own queries and all keys. No step draws at random.
+level, no labels before epoch E. Of several processes each has its own queries and all keys.
 Shapes: B batch, N candidates, D embedding width, M levels, n images by id, Q queue.
 """
 
@@ -40,6 +39,13 @@ def different_views(config) -> None:
     """ValueError unless an image has two views to compare."""
     if config.large_views + config.small_views < 2:
         raise ValueError(f"method = {config.method!r} compares different views and there is 1; give large_views=2.")
+
+
+def embed_together(views: list[Tensor], networks: nn.ModuleDict, config) -> Tensor:
+    """g(f(x)), (V, B, D): batch statistics span the views, as in the official codes of SimCLR and CARP."""
+    with parallel.autocast_of(config, views[0].device):
+        z = parallel.together(networks["encoder"], networks["projector"], views, config.microbatches)
+    return parallel.at_least_float(z)
 
 
 # ---- losses: pure functions of tensors ------------------------------------------------------------------------------
@@ -65,9 +71,6 @@ def attract(s: Tensor, fn: Tensor) -> Tensor:
     """InfoNCE with the false negatives as further positives (SupCon's form): s (B, 1 + N), fn (B, N) -> (B,)."""
     positive = F.pad(fn, (1, 0), value=True)
     return -torch.where(positive, s.log_softmax(1), 0).sum(1) / positive.sum(1)
-
-
-# ---- pseudo-labels --------------------------------------------------------------------------------------------------
 
 
 def acceptance_at(acceptance: tuple, epoch: int, epochs: int) -> float:
@@ -130,14 +133,8 @@ class KeyQueue(nn.Module):
         self.pointer.copy_((self.pointer + len(ids)) % Q)
 
 
-# ---- the method -----------------------------------------------------------------------------------------------------
-
-
 class IFND(Method):
-    """Query and key networks, pseudo-labels, perhaps a queue, and one step of learning.
-
-    num_images is the largest id of a training image plus one. ValueError: more clusters than images.
-    """
+    """Query and key networks, pseudo-labels, perhaps a queue. ValueError: more clusters than images."""
 
     title = "IFND"
 
@@ -152,9 +149,7 @@ class IFND(Method):
         self.pseudo = PseudoLabels(max(1, len(config.clusters)), num_images)
         self.queue = KeyQueue(config.key_queue, config.embedding_dim)
 
-    @staticmethod
-    def check(config) -> None:
-        different_views(config)
+    check = staticmethod(different_views)
 
     @staticmethod
     def images_in(tensors: dict) -> int:
@@ -175,12 +170,6 @@ class IFND(Method):
     def key(self, x: Tensor) -> Tensor:
         return self._embed(x, self.target)
 
-    def query_all(self, views: list[Tensor]) -> Tensor:
-        """Queries that are also keys, (L + V, B, D): batch statistics span the views, as in SimCLR's code."""
-        with parallel.autocast_of(self.config, views[0].device):
-            z = parallel.together(self.online["encoder"], self.online["projector"], views, self.config.microbatches)
-        return F.normalize(parallel.at_least_float(z), dim=2)
-
     def forward(self, views: list[Tensor], batch: Batch, draws) -> tuple[Tensor, dict]:
         """Views (L + V) x (B, 3, S, S), large first -> the loss, and what the step saw, for the monitor."""
         cfg, L, Q = self.config, self.config.large_views, self.config.key_queue
@@ -192,7 +181,7 @@ class IFND(Method):
         pairs = [(i, j) for i in range(len(views)) for j in ((L - 1,) if Q else range(L)) if i != j]
         asking, asked = (list(dict.fromkeys(side)) for side in zip(*pairs, strict=True))
         if cfg.keys == "online":
-            z = self.query_all(views)  # (L + V, B, D)
+            z = F.normalize(embed_together(views, self.online, cfg), dim=2)  # (L + V, B, D)
             q, k = {i: z[i] for i in asking}, {j: z[j] for j in asked}
         else:
             q, k = {i: self.query(views[i]) for i in asking}, {j: self.key(views[j]) for j in asked}  # each (B, D)
@@ -200,7 +189,8 @@ class IFND(Method):
         # Which candidates are the image itself, and which share its accepted label, on each level.
         candidate_ids = self.queue.ids.clone() if Q else ids  # (N,)
         own = (candidate_ids == batch.ids[:, None]) | (candidate_ids < 0)  # (B, N), no negatives
-        fn = false_negatives(self.pseudo.of(batch.ids), self.pseudo.of(candidate_ids), own)  # (M, B, N)
+        y = self.pseudo.of(batch.ids)  # (M, B)
+        fn = false_negatives(y, self.pseudo.of(candidate_ids), own)  # (M, B, N)
 
         name, compare = ("L_elim", eliminate) if cfg.false_negatives == "eliminate" else ("L_attr", attract)
         candidates = {j: self.queue.keys.clone() if Q else parallel.gather(k[j]) for j in k}  # each (N, D)
@@ -208,15 +198,11 @@ class IFND(Method):
         loss = torch.stack([compare(pair, level).mean() for pair in s for level in fn]).mean()
         if Q:
             self.queue.enqueue(parallel.gather(k[L - 1].detach()), ids)
-        seen = {"o": torch.stack(list(q.values())).detach(), "ids": batch.ids, "candidate_ids": candidate_ids}
-        seen |= {"own": own, "fn": fn, "accepted": self.pseudo.of(batch.ids) >= 0}
-        return loss, {"terms": {name: loss.detach()}, **seen}
+        seen = {"ids": batch.ids, "candidate_ids": candidate_ids, "own": own, "fn": fn, "accepted": y >= 0}
+        return loss, {"terms": {name: loss.detach()}, "o": torch.stack(list(q.values())).detach(), **seen}
 
     def before_epoch(self, epoch: int, epochs: int, embed) -> None:
-        """Cluster every E epochs, from epoch E on, and accept more labels every epoch (0, 1, ...).
-
-        embed() -> unit keys (n, D) of all training images and their ids (n,), on the CPU, equal on all processes.
-        """
+        """Cluster every E epochs, accept more every epoch: embed() -> `self.embed` of all images, (n, D), ids (n,)."""
         cfg = self.config
         if cfg.oracle or not cfg.clusters or not any(cfg.acceptance):
             return

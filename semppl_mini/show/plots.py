@@ -4,7 +4,6 @@ One look, for colour-blind readers, too: classes in Petroff's ten colours (a dar
 lines in Okabe and Ito's, right is blue, wrong vermilion. Shares in [0, 1] are drawn in percent.
 """
 
-import functools
 import sys
 
 import matplotlib.pyplot as plt
@@ -22,25 +21,14 @@ STYLE |= {"axes.grid": True, "axes.grid.axis": "y", "axes.axisbelow": True, "gri
 STYLE |= {"figure.dpi": 90, "figure.constrained_layout.use": True, "axes.titlelocation": "left"}
 STYLE |= {"axes.prop_cycle": plt.cycler(color=LINES), "axes.titlesize": 10, "figure.titlesize": 10}
 STYLE |= {"xtick.major.size": 0, "ytick.major.size": 0, "ytick.major.pad": 7, "legend.frameon": False}
-SHARES = {"pseudo_label_accuracy", "coverage", "vote_agreement", "purity", "false_negatives", "data_share"}
-SHARES |= {"false_negatives_before", "acceptance", "pair_precision", "pair_recall", "accuracy"}
-SHARES |= {"prototype_usage", "prototypes_chosen"}
+SHARES = """pseudo_label_accuracy coverage vote_agreement purity false_negatives false_negatives_before acceptance
+pair_precision pair_recall accuracy data_share prototype_usage prototypes_chosen""".split()
+
+figure = plt.rc_context(STYLE)  # decorator, our look; draw on a plt.Figure: those of pyplot would be shown twice
 
 
-def figure(draw):
-    """Decorator: `draw` runs in our style; pyplot lets go of its Figure, so that it is shown once."""
-
-    @functools.wraps(draw)
-    def styled(*args, **kwargs):
-        with plt.rc_context(STYLE):
-            fig = draw(*args, **kwargs)
-        plt.close(fig)
-        return fig
-
-    return styled
-
-
-def _name(key: str) -> str:
+def words(key: str) -> str:
+    """A field of a record or a Config as readers know it."""
     if key[1:2] == "_":  # a term of a loss
         return rf"${key[0]}_{{\mathrm{{{key[2:]}}}}}$"
     return key.replace("_", " ").replace("pseudo l", "pseudo-l").replace("knn", "k-NN, k = ")
@@ -50,26 +38,29 @@ def _percent(axis) -> None:
     axis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
 
 
-def _std(shares: list) -> float:
-    return float(np.std(shares, ddof=len(shares) > 1))  # of one: 0
+def std(shares: list) -> float:
+    """Standard deviation over seeds; of one: 0."""
+    return float(np.std(shares, ddof=len(shares) > 1))
 
 
-def _band(ax, shares: list) -> None:
+def band(ax, shares: list) -> None:
     """A grey line at the mean of shares, in a band of one std to each side."""
-    ax.axhspan(np.mean(shares) - _std(shares), np.mean(shares) + _std(shares), color=FAINT, zorder=0)
+    ax.axhspan(np.mean(shares) - std(shares), np.mean(shares) + std(shares), color=FAINT, zorder=0)
     ax.axhline(np.mean(shares), color=COLOUR[None], lw=0.8, zorder=0.5)
 
 
-def _dots(ax, names: list[str], shares: list, error=None, fmt: str = "o-", **look) -> None:
+def dots(ax, names: list[str], shares: list, error=None, fmt: str = "o-", **look) -> None:
+    """Shares, a dot above each name, with bars of length `error` to both sides (n,) or to each (2, n)."""
     ax.errorbar(range(len(names)), shares, error, fmt=fmt, **look)
     ax.set_xticks(range(len(names)), names)
     _percent(ax.yaxis)
 
 
-def _grid(panels: int, columns: int, width: float, height: float, **layout):  # of each panel, in inches
+def grid(panels: int, columns: int, width: float, height: float, **layout):
+    """A Figure and so many axes, in at most `columns` columns, each of width x height inches."""
     rows = -(-panels // columns)
     columns = -(-panels // rows)
-    fig = plt.figure(figsize=(max(width * columns, 3.6), height * rows))
+    fig = plt.Figure(figsize=(max(width * columns, 3.6), height * rows))
     axes = fig.subplots(rows, columns, squeeze=False, **layout).flat
     for ax in axes[panels:]:
         ax.set_visible(False)
@@ -82,8 +73,7 @@ def _lines(ax, histories: dict, key: str, x: str) -> None:
     for i, (name, history) in enumerate(histories.items()):
         points = [(record[x], record[key]) for record in history if record.get(key) is not None]
         dash = (0, (4, 2)) if "oracle" in name.lower() else "-"
-        if points:  # an empty line would upset the layout
-            ax.plot(*np.array(points, float).T, ls=dash, label=name, color=LINES[i % len(LINES)], **look)
+        ax.plot(*np.array(points, float).T, ls=dash, label=name, color=LINES[i % len(LINES)], **look)  # none: no line
     ax.set_xlim(0, max([1, *(record[x] for history in histories.values() for record in history)]))
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     if key in SHARES:
@@ -91,7 +81,7 @@ def _lines(ax, histories: dict, key: str, x: str) -> None:
         _percent(ax.yaxis)
 
 
-def _name_ends(ax, form: str) -> None:
+def _label_ends(ax, form: str) -> None:
     """The name of each line beside its end, from the lowest up, a line of text apart."""
     ends, (low, high), height = {line: line.get_ydata()[-1] for line in ax.lines}, ax.get_ylim(), -1.0
     for line in sorted(ends, key=ends.get):
@@ -102,13 +92,13 @@ def _name_ends(ax, form: str) -> None:
 
 @figure
 def curves(histories: dict[str, list[dict]], keys: list[str], x: str = "epoch"):
-    """Small multiples of record fields against epoch or field x; one alone is wide, its lines labelled."""
-    fig, axes = _grid(len(keys), 4, 2.4, 2.1) if len(keys) > 1 else _grid(1, 1, 6.5, 2.8)
+    """A panel a field of the records, against epoch or field x; one alone is wide, its lines labelled."""
+    fig, axes = grid(len(keys), 4, 2.4, 2.1) if len(keys) > 1 else grid(1, 1, 6.5, 2.8)
     for ax, key in zip(axes, keys, strict=True):
         _lines(ax, histories, key, x)
-        ax.set(title=_name(key), xlabel=_name(x))
+        ax.set(title=words(key), xlabel=words(x))
     if len(keys) == 1:
-        _name_ends(ax, "{}  {:.1%}" if key in SHARES else "{}")
+        _label_ends(ax, "{}  {:.1%}" if key in SHARES else "{}")
     elif len(histories) > 1:
         runs = {line.get_label(): line for ax in axes for line in ax.lines}
         fig.legend(runs.values(), runs, loc="outside upper left", ncols=4, markerscale=0)
@@ -117,17 +107,13 @@ def curves(histories: dict[str, list[dict]], keys: list[str], x: str = "epoch"):
 
 @figure
 def pseudo_label_curves(histories: dict[str, list[dict]], title: str | None = None, level: tuple | None = None):
-    """Pseudo-label accuracy against epoch, a labelled line a run; the hollow dot is the untrained encoder.
-
-    level: (name, shares, one a seed), something else to compare with, as a grey line and a band of mean ± std.
-    """
+    """Pseudo-label accuracy against epoch. level: (name, shares, one a seed) to compare with, a grey line and band."""
     fig = curves(histories, ["pseudo_label_accuracy"])
     title = "pseudo-label accuracy" + (f": {title}" if title else "")
     if level:
         name, shares = level
-        _band(fig.axes[0], shares)
-        spread = f" ± {100 * _std(shares):.1f}" if len(shares) > 1 else ""
-        title += f"\ngrey: {name}, {np.mean(shares):.1%}{spread}"
+        band(fig.axes[0], shares)
+        title += f"\ngrey: {name}, {np.mean(shares):.1%}" + (f" ± {100 * std(shares):.1f}" if len(shares) > 1 else "")
     fig.axes[0].set_title(title)
     return fig
 
@@ -159,10 +145,9 @@ def umap_of(features, seed: int = 0) -> np.ndarray:
 def umap_panels(panels: list[tuple], classes: list[str]):
     """A panel each (title, xy (n, 2), labels (n,) or None, wrong (n,) bool or None).
 
-    Mistakes are crosses over the colours of the classes; without labels, vermilion among grey. A short name also
-    stands where its class lies together: within 0.6 of the std of all points.
+    Mistakes are crosses; without labels, vermilion among grey. A short name stands where its class lies together.
     """
-    fig, axes = _grid(len(panels), 3, 3.2, 3.3)
+    fig, axes = grid(len(panels), 3, 3.2, 3.3)
     for ax, (title, xy, labels, wrong) in zip(axes, panels, strict=True):
         xy, y = np.asarray(xy), np.asarray([] if labels is None else labels, int)
         ax.scatter(*xy.T, s=7, c=np.array(CLASSES)[y % len(CLASSES)] if len(y) else "#bbbbbb", lw=0)
@@ -175,8 +160,8 @@ def umap_panels(panels: list[tuple], classes: list[str]):
                 ax.text(*np.median(own, 0), classes[c], weight="bold", zorder=4, path_effects=edge, **CENTRED)
         ax.set(title=title, xticks=[], yticks=[])
     if len(classes) <= len(CLASSES):
-        dots = [plt.Line2D([], [], ls="", marker="o", color=colour) for colour in CLASSES[: len(classes)]]
-        fig.legend(dots, classes, loc="outside right center", handletextpad=0)
+        handles = [plt.Line2D([], [], ls="", marker="o", color=colour) for colour in CLASSES[: len(classes)]]
+        fig.legend(handles, classes, loc="outside right center", handletextpad=0)
     return fig
 
 
@@ -187,13 +172,12 @@ def confusion(truth, y_bar, classes: list[str]):
     C, right = len(classes), (truth == y_bar).mean()
     count = np.bincount(truth * C + y_bar, minlength=C * C).reshape(C, C)
     share = 100 * count / count.sum(1, keepdims=True).clip(1)
-    fig, ax = plt.subplots(figsize=(0.46 * C + 1.2, 0.4 * C + 1))
+    fig, (ax,) = grid(1, 1, 0.46 * C + 1.2, 0.4 * C + 1)
     ax.imshow(share, cmap="Blues", vmin=0, vmax=100, aspect="auto", zorder=1)
     for (row, column), value in np.ndenumerate(share):
         ax.text(column, row, f"{value:.0f}".lstrip("0"), color="white" if value > 55 else None, **CENTRED)
     ax.set_xticks(range(C), classes, rotation=90 if max(map(len, classes)) > 3 else 0)
-    ax.set_yticks(range(C), classes)
-    ax.set(xlabel="pseudo-label", ylabel="true class")
+    ax.set(xlabel="pseudo-label", ylabel="true class", yticks=range(C), yticklabels=classes)
     ax.set_title(f"{right:.1%} of {len(truth):,} right; cells: percent of the true class")
     return fig
 
@@ -206,9 +190,9 @@ def agreement(votes_agreement, correct):
     x, n = np.unique(bins.astype(int), return_counts=True)
     y = np.array([correct[bins == b].mean() for b in x])
     centre, half = (y + 1.92 / n) / (1 + 3.84 / n), 1.96 * np.sqrt(y * (1 - y) / n + 0.96 / n**2) / (1 + 3.84 / n)
-    fig, ax = plt.subplots(figsize=(6.5, 3))
+    fig, (ax,) = grid(1, 1, 6.5, 3)
     names = [f"{('0-25', '26-50', '51-75', '76-99', '100')[b]}\nn = {m:,}" for b, m in zip(x, n, strict=True)]
-    _dots(ax, names, y, (y - centre + half, centre + half - y), "o")
+    dots(ax, names, y, (y - centre + half, centre + half - y), "o")
     ax.axhline(correct.mean(), color=COLOUR[None], lw=0.8, ls=":")
     ax.set(ylabel="right pseudo-labels", ylim=(-0.04, 1.04), title=f"dotted: all images, {correct.mean():.1%}")
     ax.set_xlabel("votes for the pseudo-label (%), and number of images")
@@ -216,41 +200,16 @@ def agreement(votes_agreement, correct):
 
 
 @figure
-def sweep_panels(rows: list[dict], questions: list[str], measure="pseudo_label_accuracy", baseline=None):
-    """A panel a question: mean ± std over seeds of `measure` against the swept value, at least 20 points high.
-
-    rows, one a run: {"question": field, "value": ..., "own": is it the preset's (bold)?, measure: share}.
-    baseline: shares, a grey line and band.
-    """
-    fig, axes = _grid(len(questions), 4, 2.4, 2.3)
-    for ax, question in zip(axes, questions, strict=True):
-        runs = [row for row in rows if row["question"] == question and row[measure] is not None]
-        values = sorted({row["value"] for row in runs}, key=lambda value: (value is not None, value))
-        seeds = [[row[measure] for row in runs if row["value"] == value] for value in values]
-        if baseline is not None:
-            _band(ax, baseline)
-        _dots(ax, list(map(str, values)), list(map(np.mean, seeds)), list(map(_std, seeds)))
-        own = {row["value"] for row in runs if row.get("own")}
-        for text, value in zip(ax.get_xticklabels(), values, strict=True):
-            text.set_weight("bold" if value in own else "normal")
-        middle, half = np.mean(ax.get_ylim()), max(np.ptp(ax.get_ylim()) / 2, 0.1)
-        ax.set(title=_name(question), ylim=(middle - half, middle + half))
-    fig.supylabel(_name(measure), size=10)
-    return fig
-
-
-@figure
 def dot_panels(panels: dict[str, dict[str, list]]):
     """A panel a measure, {name: shares, one a seed} each: every seed a dot, the mean a line, its number beside."""
-    names = list(dict.fromkeys(name for results in panels.values() for name, shares in results.items() if shares))
-    fig, axes = _grid(len(panels), 4, 2.8, 0.27 * len(names) + 1, sharey=True)
+    names = list(dict.fromkeys(name for results in panels.values() for name in results))
+    fig, axes = grid(len(panels), 4, 2.8, 0.27 * len(names) + 1, sharey=True)
     for ax, (title, results) in zip(axes, panels.items(), strict=True):
-        for y, shares in enumerate(results.get(name) for name in names):
-            if shares:
-                mean = np.mean(shares)
-                ax.vlines(mean, y - 0.3, y + 0.3, LINES[0], lw=2)
-                ax.plot(shares, [y] * len(shares), "o", ms=4, color=LINES[0], mfc="white", clip_on=False)
-                ax.text(1.02, y, f"{100 * mean:.1f}", va="center", size=9, transform=ax.get_yaxis_transform())
+        for name, shares in results.items():
+            y, mean = names.index(name), np.mean(shares)
+            ax.vlines(mean, y - 0.3, y + 0.3, LINES[0], lw=2)
+            ax.plot(shares, [y] * len(shares), "o", ms=4, color=LINES[0], mfc="white", clip_on=False)
+            ax.text(1.02, y, f"{100 * mean:.1f}", va="center", size=9, transform=ax.get_yaxis_transform())
         ax.set(title=title, xmargin=0.12, yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
         ax.xaxis.set_major_locator(MaxNLocator(4))
         ax.grid(axis="x")
@@ -277,7 +236,7 @@ def view_grid(images, views, mean=(0, 0, 0), std=(1, 1, 1), titles=None):
     shown = [images, *(view * std + mean for view in views)]
     widths = [1.0, *(max(view.shape[-1] / views[0].shape[-1], 0.6) for view in views)]  # large first
     titles = titles or ["original", *(f"view {v + 1}" for v in range(len(views)))]
-    fig = plt.figure(figsize=(1.25 * sum(widths), 1.25 * len(images) + 0.2))
+    fig = plt.Figure(figsize=(1.25 * sum(widths), 1.25 * len(images) + 0.2))
     for (m, v), ax in np.ndenumerate(_tiles(fig, len(images), len(shown), width_ratios=widths)):
         _show(ax, shown[v][m], "" if m else titles[v])
     return fig
@@ -290,21 +249,19 @@ def _evidence(axes, report: dict, i: int, data, truth: int, near: int) -> None:
     ids += [-1] * (near - len(ids)) + (report["positive_ids"][i].tolist() if report["valid"][i] else [])
     for ax, id_ in zip(axes, ids, strict=False):
         for n in (data.train.ids == id_).nonzero()[:, 0]:  # one, or none for -1: the place stays blank
-            own = int(data.train.truth[n])
-            _show(ax, data.train.images[n], data.classes[own], own == truth)
+            _show(ax, data.train.images[n], data.classes[data.train.truth[n]], bool(data.train.truth[n] == truth))
 
 
 @figure
 def vote_panel(images, report: dict, i: int, data):
-    """How image i of an ImageSet got its pseudo-label: report = `evaluate.inspect(method, images)`.
+    """How image i of an ImageSet got its pseudo-label: report = `semppl_mini.inspect(method, images)`.
 
-    Left: the vote of each view in each queue. Right: the image and its views; below, the nearest queue images
-    behind the votes, then the semantic positives. Blue is the image's true class, vermilion another.
+    Left: the vote of each view in each queue. Right: the image and its views; nearest queue images, semantic positives.
     """
     names, truth, y_bar = [*data.classes, "none"], int(images.truth[i]), int(report["y_bar"][i])
     L, R = round(report["votes"].shape[1] ** 0.5), report["positive_ids"].shape[1]
     votes = report["votes"][i].view(L, L).numpy()
-    left, right = plt.figure(figsize=(9, 2.5)).subfigures(1, 2, width_ratios=(1, 2.9))
+    left, right = plt.Figure(figsize=(9, 2.5)).subfigures(1, 2, width_ratios=(1, 2.9))
     ax, (top, bottom) = left.subplots(), _tiles(right, 2, 5 + R)
     ax.imshow(votes == truth, cmap="RdBu", vmin=-3, vmax=4, extent=(0.5, L + 0.5, L + 0.5, 0.5), zorder=1)
     for (j, a), label in np.ndenumerate(votes):
@@ -327,7 +284,7 @@ def gallery(data, report: dict, rows: int, images):
     A row: an image, its pseudo-label and share of votes; the 3 nearest queue images; its semantic positives.
     """
     width, names = 4 + report["positive_ids"].shape[1], [*data.classes, "none"]
-    fig = plt.figure(figsize=(0.93 * width, 2.1 * rows + 1))
+    fig = plt.Figure(figsize=(0.93 * width, 2.1 * rows + 1))
     for part, good in zip(fig.subfigures(2, 1), (True, False), strict=True):
         found = ((report["y_bar"] == images.truth) == good).nonzero()[:, 0]
         found = found[report["agreement"][found].argsort(descending=True, stable=True)]
@@ -346,7 +303,7 @@ def gallery(data, report: dict, rows: int, images):
 @figure
 def image_rows(rows: list[tuple], columns: int):
     """A row each (name, images (n, 3, H, W), good (n,) bool): up to `columns` images, framed blue or vermilion."""
-    fig = plt.figure(figsize=(0.62 * columns + 1.3, 0.66 * len(rows) + 0.35))
+    fig = plt.Figure(figsize=(0.62 * columns + 1.3, 0.66 * len(rows) + 0.35))
     for axes, (name, images, good) in zip(_tiles(fig, len(rows), columns), rows, strict=True):
         for ax, image, right in zip(axes, images, good, strict=False):
             _show(ax, image, good=bool(right))

@@ -1,28 +1,20 @@
-"""Widgets of notebook 01: move something and see what it does. They need ipywidgets and a running kernel.
+"""Widgets of notebook 01, for a running kernel: each function returns one, and shows a still figure to read."""
 
-Each function also shows a still figure, so that a notebook teaches when only read, and returns the widget.
-"""
-
-import matplotlib.pyplot as plt
 from IPython.display import display
 from ipywidgets import FloatLogSlider, IntSlider, SelectionSlider, interactive
 from torch import Tensor
 
 from ..votes import majority
-from .plots import COLOUR, _dots, _grid, figure, vote_panel
+from .plots import COLOUR, dots, figure, grid, vote_panel
 
 SHOWN = {"auto_display": True}  # the figure that a slider's function returns
 
 
 def vote_explorer(images, report: dict, data):
-    """A slider over images, each a `vote_panel`: report = `evaluate.inspect(method, images)`.
-
-    Still: the first image voted right and the first voted wrong, if there are such.
-    """
+    """A slider over images, each a `vote_panel`. Still: the first image voted right and the first voted wrong."""
     right = report["y_bar"] == images.truth
-    for some in (right, ~right):
-        for i in some.nonzero()[:1, 0].tolist():
-            display(vote_panel(images, report, i, data))
+    for i in (*right.nonzero()[:1, 0], *(~right).nonzero()[:1, 0]):
+        display(vote_panel(images, report, int(i), data))
     slider = IntSlider(0, 0, len(images) - 1, continuous_update=False)
     return interactive(lambda image: vote_panel(images, report, image, data), SHOWN, image=slider)
 
@@ -30,7 +22,7 @@ def vote_explorer(images, report: dict, data):
 @figure
 def softmax_bars(cosines: Tensor, taus: list[float]):
     """softmax(cosines / tau), a panel a temperature: cosines (1 + N,), the positive first, drawn in blue."""
-    fig, axes = _grid(len(taus), len(taus), 3, 2.2, sharey=True)
+    fig, axes = grid(len(taus), len(taus), 3, 2.2, sharey=True)
     for ax, tau in zip(axes, taus, strict=True):
         p = (cosines / tau).softmax(0)
         ax.bar(range(len(p)), p, color=[COLOUR[True]] + ["#a0a0a0"] * (len(p) - 1))
@@ -55,10 +47,10 @@ def knn_votes(cosine: Tensor, labels: Tensor, ks: list[int], num_classes: int) -
 
 @figure
 def k_panel(cosine: Tensor, labels: Tensor, truth: Tensor, votes: dict, k: int, i: int, classes: list[str]):
-    """Left: accuracy of the vote against k. Right: the entries nearest to query i, voters in full colour."""
-    fig, (left, right) = plt.subplots(1, 2, figsize=(9, 2.6), width_ratios=(1, 1.6))
+    """Left: accuracy of the `knn_votes` of n queries against k. Right: entries nearest to query i, voters in full."""
+    fig, (left, right) = grid(2, 2, 4.5, 2.6, width_ratios=(1, 1.6))
     accuracy = {k: float((vote == truth).float().mean()) for k, vote in votes.items()}
-    _dots(left, list(map(str, accuracy)), list(accuracy.values()), mfc="white", lw=1.8)
+    dots(left, list(map(str, accuracy)), list(accuracy.values()), mfc="white", lw=1.8)
     left.plot(list(accuracy).index(k), accuracy[k], "o", color=COLOUR[True], zorder=3)
     left.set(xlabel="k", title=f"accuracy of the vote, {accuracy[k]:.1%} with k = {k}", ylim=(0, 1.02))
     value, index = cosine[i].topk(min(30, len(labels)))
@@ -68,17 +60,13 @@ def k_panel(cosine: Tensor, labels: Tensor, truth: Tensor, votes: dict, k: int, 
         right.text(place, x, f" {classes[label]}", ha="center", va="bottom", fontsize=8, rotation=turn)
     right.set(xlabel="nearest entries", ylabel="cosine", xticks=[], ymargin=0.02 + 0.06 * max(map(len, classes)))
     right.grid(False)
-    vote = votes[k][i]
-    title = f"query {i}, true class {classes[truth[i]]}: vote {classes[vote]}"
-    right.set_title(title, color=COLOUR[bool(vote == truth[i])])
+    title = f"query {i}, true class {classes[truth[i]]}: vote {classes[votes[k][i]]}"
+    right.set_title(title, color=COLOUR[bool(votes[k][i] == truth[i])])
     return fig
 
 
 def k_explorer(cosine: Tensor, labels: Tensor, truth: Tensor, classes: list[str], ks=(1, 3, 10, 30, 100)):
-    """k and the vote: cosine (n, Q) of n queries with true classes (n,); labels (Q,).
-
-    Still: the middle k, on the first query that it gets right and the smallest k wrong, if there is one.
-    """
+    """k and the vote: cosine (n, Q), labels (Q,), truth (n,). Still: the middle k, where the smallest gets it wrong."""
     votes, k = knn_votes(cosine, labels, list(ks), len(classes)), ks[len(ks) // 2]
 
     def draw(k: int, query: int):

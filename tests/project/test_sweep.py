@@ -12,7 +12,6 @@ import torch
 from checks import tiny
 
 import semppl_mini as s
-from semppl_mini import plots
 from semppl_mini.data import pick
 from semppl_mini.files import write_pack
 
@@ -267,7 +266,7 @@ def test_table_has_means_deviations_and_a_star(kept):
 
 
 def test_rows_suit_the_figure(kept):
-    axes = plots.sweep_panels(kept[1], list(QUESTIONS)).axes
+    axes = sweep.sweep_panels(kept[1], list(QUESTIONS)).axes
     assert [[text.get_text() for text in ax.get_xticklabels()] for ax in axes] == [["1", "3"], ["0", "3"]]
     shares = [row["pseudo_label_accuracy"] for row in kept[1] if row["question"] == "k" and row["value"] == 3]
     assert axes[0].lines[0].get_ydata()[1] == pytest.approx(np.mean(shares))
