@@ -135,11 +135,11 @@ def test_the_wheel_holds_the_whole_package(tmp_path):
             shutil.copy(ROOT / name, tmp_path / "source" / name)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     build = ["wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, tmp_path / "source"]
-    subprocess.run([*pip, *build], check=True)
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "env"], check=True)
+    subprocess.run([*pip, *build], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "env"], cwd=tmp_path, check=True)
     (wheel,) = tmp_path.glob("*.whl")
     own = sysconfig.get_paths(vars={"base": str(tmp_path / "env"), "platbase": str(tmp_path / "env")})["purelib"]
-    subprocess.run([*pip, "install", "--no-deps", "--target", own, wheel], check=True)
+    subprocess.run([*pip, "install", "--no-deps", "--target", own, wheel], cwd=tmp_path, check=True)
     environment = {"PYTHONPATH": ":".join(site.getsitepackages()), "PATH": "", "OMP_NUM_THREADS": "1"}
     python = tmp_path / "env" / "bin" / "python"
     done = subprocess.run([python, "-c", TWO_STEPS], cwd=tmp_path, env=environment, capture_output=True, text=True)
