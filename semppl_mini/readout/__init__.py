@@ -6,8 +6,3 @@ from .evaluation import (  # noqa: I001
 )  # fmt: skip
 from .inspect import inspect
 from .measures import Pixels, measure
-
-__all__ = [
-    "Pixels", "classifier_accuracy", "evaluate", "fine_tune", "inspect", "knn_accuracy", "linear_probe", "measure",
-    "raw_pixel_accuracy", "supervised", "tuning", "untrained_encoder",
-]  # fmt: skip

@@ -1,8 +1,7 @@
 """What the learned features are worth: weighted k-NN, linear probe, fine-tuning, and the baselines beside them.
 
-Protocol: features f(x) of whole images, encoder frozen and in evaluation mode. A read-out learns from the labelled
-training images alone, and its one choice, the probe's regularisation, is made within them: who has 500 labels has no
-validation set. Validation images are for comparing settings; the test images are read once, at the end.
+Protocol: features f(x) of whole images, encoder frozen. A read-out learns from the labelled training images alone, and
+chooses within them; validation images are for comparing settings, the test images are read once, at the end.
 """
 
 import warnings
@@ -27,12 +26,10 @@ def knn_accuracy(bank, bank_labels, queries, query_labels, k: int = 20, temperat
     """
     if not 1 <= k <= len(bank):
         raise ValueError(f"k = {k} neighbours asked of a bank of {len(bank)}; choose k between 1 and its size.")
-    bank, classes = F.normalize(bank.float(), dim=1), int(bank_labels.max()) + 1
-    right = 0
+    bank, classes, right = F.normalize(bank.float(), dim=1), int(bank_labels.max()) + 1, 0
     for part, labels in zip(F.normalize(queries.float(), dim=1).split(500), query_labels.split(500), strict=True):
         cosine, index = (part @ bank.T).topk(k)  # (m, k)
-        score = torch.zeros(len(part), classes, dtype=bank.dtype, device=bank.device)
-        score.scatter_add_(1, bank_labels[index], (cosine / temperature).exp())
+        score = bank.new_zeros(len(part), classes).scatter_add(1, bank_labels[index], (cosine / temperature).exp())
         right += int((score.argmax(1) == labels).sum())
     return right / len(queries)
 
@@ -69,19 +66,17 @@ def fit_probe(features: Tensor, labels: Tensor, grid: tuple = GRID, most: int = 
 
 def standardised(classifier):
     """A scikit-learn pipeline: features standardised one by one, then the classifier."""
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    from sklearn import pipeline, preprocessing
 
-    return make_pipeline(StandardScaler(), classifier)
+    return pipeline.make_pipeline(preprocessing.StandardScaler(), classifier)
 
 
 def tuning(config, data: Data, steps: int, lr: float = 0.1):
     """The config by which `fit` trains a classifier on the labelled images of `data`, in at least so many steps.
 
-    Batches of 128 (or all images), Nesterov SGD, cosine from `lr` without warm-up, decay 5e-4. The view is a large crop
-    with pre-training's flips, jitter and grey, but without masks, blur and solarize [ours, fixed in advance: with 500
-    labels on CIFAR-10 crops and flips alone, BYOL's choice on ImageNet, were worse on validation images at every rate,
-    from an encoder and from scratch; notebooks/results/tuning]. ValueError for no step, or labels of one class.
+    Batches of 128 (or all images), Nesterov SGD, cosine from `lr` without warm-up, decay 5e-4; one large view without
+    masks, blur and solarize [ours, fixed in advance: with 500 labels crops and flips alone, BYOL's choice on ImageNet,
+    were worse on validation images; notebooks/results/tuning]. ValueError for no step, or labels of one class.
     """
     images = len(labelled_images(data))
     if steps < 1:
@@ -95,10 +90,7 @@ def tuning(config, data: Data, steps: int, lr: float = 0.1):
 
 
 def fine_tune(encoder: nn.Module, config, data: Data, steps: int, lr: float = 0.1) -> nn.Sequential:
-    """A copy of the encoder with a linear layer, all weights trained on the labelled images only, as by `tuning`.
-
-    Returns encoder + classifier, (B, 3, H, W) -> (B, C), in evaluation mode.
-    """
+    """A copy of the encoder and a linear layer, trained as by `tuning`: (B, 3, H, W) -> (B, C), in evaluation mode."""
     return fit(tuning(config, data, steps, lr), data, weights=encoder, progress=False).method.model.eval()
 
 
@@ -128,17 +120,16 @@ def untrained_encoder(config) -> nn.Module:
 def raw_pixel_accuracy(data: Data, split: str = "test", k: int = 1) -> float:
     """k-NN on raw pixels, with the labelled training images as the bank."""
     bank, asked = labelled_images(data), getattr(data, split)
-    pixels = [x.images.flatten(1).float() / 255 for x in (bank, asked)]
-    nearest = torch.cat([torch.cdist(part, pixels[0]).topk(k, largest=False).indices for part in pixels[1].split(500)])
+    x, q = (s.images.flatten(1).float() / 255 for s in (bank, asked))
+    nearest = torch.cat([torch.cdist(part, x).topk(k, largest=False).indices for part in q.split(500)])
     return float((bank.labels[nearest].mode(1).values == asked.truth).float().mean())
 
 
 def evaluate(encoder: nn.Module, config, data: Data, split="test", tune_steps: int = 0, all_labels=False) -> dict:
     """Read-outs of a frozen encoder on a split, as shares: {"knn20", "knn200", "linear", ...}.
 
-    knn20, knn200: bank = the labelled images (only if there are that many). linear, and few_label, its other name: the
-    labelled images. fine_tuned: all weights, for `tune_steps` steps. With all_labels, knn20_all, knn200_all and
-    linear_all use the true class of every training image: a yardstick for the features, not a few-label result.
+    few_label is another name of linear; fine_tuned: all weights, for `tune_steps` steps. With all_labels, knn20_all ...
+    use the true class of every training image: a yardstick for the features, not a few-label result.
     """
     if split not in ("train", "val", "test"):
         raise ValueError(f"split = {split!r} is unknown; give train, val or test.")
@@ -156,8 +147,7 @@ def evaluate(encoder: nn.Module, config, data: Data, split="test", tune_steps: i
     return result
 
 
-def frozen(features: Tensor, labels: Tensor, test_features: Tensor, test_labels: Tensor) -> dict:
-    """Read-outs of frozen features (n, dim), labels (n,): {"knn20", "knn200", "linear"}, k-NN only if k <= n."""
-    given = features, labels, test_features, test_labels
-    result = {f"knn{k}": knn_accuracy(*given, k) for k in (20, 200) if k <= len(features)}
+def frozen(*given: Tensor) -> dict:
+    """{"knn20", "knn200", "linear"} of features (n, dim), labels (n,) on others (m, dim), (m,); k-NN only if k <= n."""
+    result = {f"knn{k}": knn_accuracy(*given, k) for k in (20, 200) if k <= len(given[0])}
     return result | {"linear": linear_probe(*given)}

@@ -1,7 +1,4 @@
-"""What stands behind a pseudo-label: votes, the neighbours that cast them, and the semantic positives they lead to.
-
-n images, L large views, of which the first A vote (all, unless config.voting_views), k neighbours, R positives drawn.
-"""
+"""What stands behind a pseudo-label: votes, the neighbours that cast them, and the semantic positives they lead to."""
 
 import torch
 from torch import Tensor
@@ -14,45 +11,35 @@ from ..votes import neighbours
 
 @torch.no_grad()
 def inspect(method, images, seed: int = 0) -> dict:
-    """What a trained method thinks of a set of n images, on L augmented, unmasked large views.
+    """What a trained method thinks of n images, on L augmented, unmasked large views, of which the first A vote.
 
     "views" (L, n, 3, S, S) in [0, 1]; "votes" (n, A * A) and their majority "y_bar" (n,), by vote for labelled images
     too; "agreement" (n,), the share of votes for y_bar; the k nearest queue entries behind each vote:
     "neighbour_ids", "neighbour_labels", "cosine" (n, A * A, k); semantic positives "positive_ids" (n, R), "valid" (n,).
     """
     config, queue, rng = method.config, method.queue, generator(seed, 0, EVALUATION)
-    views = large_views(images, config, rng)
-    o = torch.stack([predicted(method, view) for view in views])  # (L, n, D)
+    views, o = predictions(method, images, rng)
     y_bar, votes = method.vote(o)
     A = config.voting_views or config.large_views
-    pairs = [(o_j, keys) for o_j in o[:A] for keys in queue.keys[:A]]
-    found = [neighbours(o_j, keys, queue.labels, config.k, config.knn_chunk_mb) for o_j, keys in pairs]
+    found = [neighbours(x, keys, queue.labels, config.k, config.knn_chunk_mb) for x in o[:A] for keys in queue.keys[:A]]
     cosine, slots = (torch.stack(part, 1) for part in zip(*found, strict=True))  # (n, A * A, k)
     u = torch.rand(len(images), config.semantic_positives, generator=rng).to(o.device)
-    ids = images.ids.to(o.device)
-    drawn, valid = draw_positives(queue.labels, queue.ids, y_bar, ids, u, config.exclude_self)
+    drawn, valid = draw_positives(queue.labels, queue.ids, y_bar, images.ids.to(o.device), u, config.exclude_self)
     report = {"votes": votes, "y_bar": y_bar, "agreement": (votes == y_bar[:, None]).float().mean(1)}
     report |= {"neighbour_ids": queue.ids[slots], "neighbour_labels": queue.labels[slots], "cosine": cosine}
     report |= {"positive_ids": queue.ids[drawn], "valid": valid}
     return {"views": views} | {name: value.cpu() for name, value in report.items()}
 
 
-def large_views(images, config, rng: torch.Generator) -> Tensor:
-    """L augmented, unmasked large views of a set of n images, on the CPU: (L, n, 3, S, S) in [0, 1]."""
-    pixels = images.whole(torch.arange(len(images)), config.large_size)  # uint8 (n, 3, H, W)
+def predictions(method, images, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Augmented, unmasked large views (L, n, 3, S, S) in [0, 1], on the CPU, and their o (L, n, D), networks frozen."""
+    config, weight, was = method.config, next(method.parameters()), method.training
+    pixels, views, o = images.whole(torch.arange(len(images)), config.large_size), [], []  # uint8 (n, 3, H, W)
     draws = [draw_view(config, j, len(pixels), rng, *pixels.shape[2:]) for j in range(config.large_views)]
-    views = []
+    method.eval()
     for rows in torch.arange(len(pixels)).split(500):  # memory for so many images at a time
         x, own = pixels[rows].float() / 255, [{name: value[rows] for name, value in draw.items()} for draw in draws]
         views.append(torch.stack([apply_view(x, draw, config.large_size, config) for draw in own]))
-    return torch.cat(views, 1)
-
-
-def predicted(method, view: Tensor) -> Tensor:
-    """Online predictions o (n, D) of one view (n, 3, S, S) in [0, 1], networks in evaluation mode."""
-    config, weight, was = method.config, next(method.parameters()), method.training
-    method.eval()
-    ready = (normalise(x.to(weight.device, weight.dtype), config.mean, config.std) for x in view.split(500))
-    o = torch.cat([method.predict(x) for x in ready])
+        o.append(torch.stack([method.predict(normalise(x.to(weight), config.mean, config.std)) for x in views[-1]]))
     method.train(was)
-    return o
+    return torch.cat(views, 1), torch.cat(o, 1)

@@ -1,7 +1,6 @@
 """What else the three papers measure of a frozen encoder: clusters, few shots, retrieval, copies, robustness.
 
-All work on features f(x) of whole images as `evaluate` does, and ask with true classes; few_shot and robustness train
-on images with a label alone. Transfer is `evaluate` and `measure` on another data set. n images, D feature width.
+As in `evaluate`, features f(x) are of whole images, and only labelled ones train. Features (n, D), classes (n,).
 """
 
 import numpy as np
@@ -35,19 +34,15 @@ def clustering(features: Tensor, truth: Tensor, k: int, seed: int = 0) -> dict:
 
 
 def few_shot(features, labels, test_features, test_labels, shots: int, draws: int = 5, seed: int = 0, C=0.01) -> dict:
-    """Accuracy of a linear SVM on `shots` images a class, as {"mean", "std"} over draws of them (CARP); C [ours].
-
-    Features (n, D), labels (n,), each class of at least `shots`, or ValueError.
-    """
+    """Accuracy {"mean", "std"} over draws of a linear SVM on `shots` images a class (CARP), or ValueError; C [ours]."""
     from sklearn.svm import LinearSVC
 
     if (least := int(labels.bincount().min())) < shots:
         raise ValueError(f"shots = {shots} images a class asked, and one class has {least}; give at most that.")
-    accuracy, classes = [], len(labels.unique())
-    for draw in range(draws):
-        index = pick(labels, shots * classes, classes, seed + draw)
-        svm = standardised(LinearSVC(C=C, random_state=0)).fit(features[index], labels[index])
-        accuracy.append(float(svm.score(test_features, test_labels)))
+    classes = len(labels.unique())
+    picked = [pick(labels, shots * classes, classes, seed + draw) for draw in range(draws)]
+    svms = [standardised(LinearSVC(C=C, random_state=0)).fit(features[i], labels[i]) for i in picked]
+    accuracy = [svm.score(test_features, test_labels) for svm in svms]
     return {"mean": float(np.mean(accuracy)), "std": float(np.std(accuracy))}
 
 
@@ -58,8 +53,7 @@ def retrieval(features: Tensor, truth: Tensor) -> float:
     """
     x, precision = F.normalize(features, dim=1), []
     for rows in torch.arange(len(x)).split(500):
-        similar = x[rows] @ x.T
-        similar[torch.arange(len(rows)), rows] = -torch.inf  # itself comes last, and is no answer
+        similar = (x[rows] @ x.T).scatter(1, rows[:, None], -torch.inf)  # itself comes last, and is no answer
         right = truth[similar.argsort(dim=1, descending=True)[:, :-1]] == truth[rows, None]  # (rows, n - 1)
         at, found = right.cumsum(1) / torch.arange(1, len(x)), right.sum(1)
         precision.append(((at * right).sum(1) / found.clamp(min=1))[found > 0])
@@ -69,8 +63,7 @@ def retrieval(features: Tensor, truth: Tensor) -> float:
 def copies(encoder: nn.Module, config, images: Tensor, seed: int = 0, queries: int = 1000) -> dict:
     """Transformed copies of `queries` uint8 images of (n, 3, H, W), evenly spread, look for their originals among all.
 
-    {"mrr", "first"}: mean of 1 / rank of the original, which is the mean average precision of one right answer, and the
-    share that ranks it first. After Copydays, in CARP and DINO.
+    {"mrr", "first"}: mean of 1 / rank of the original, share that ranks it first. After Copydays, in CARP and DINO.
     """
     own = spread(len(images), queries)
     copied = torch.stack([transformed(images[i], generator(seed, i, EVALUATION)) for i in own.tolist()])
@@ -99,12 +92,11 @@ def measure(encoder: nn.Module, config, data: Data, split: str = "test", shots=(
     x, q = (encode(encoder, s, config) for s in (bank, asked))
     probe, some, least = fit_probe(x, bank.labels), spread(len(asked), n), int(bank.labels.bincount().min())
     return {
-        "split": split,
-        "bank": len(bank),
+        "split": split, "bank": len(bank),
         "clustering": clustering(q, asked.truth, len(data.classes)),
         "few_shot": {k: few_shot(x, bank.labels, q, asked.truth, k) for k in shots if k <= least},
         "retrieval": retrieval(q, asked.truth),
         "copies": copies(encoder, config, asked.images),
         "clean": float(probe.score(q[some], asked.truth[some])),
         "robustness": robustness(encoder, config, probe, asked.images[some], asked.truth[some]),
-    }
+    }  # fmt: skip
