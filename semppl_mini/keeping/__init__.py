@@ -3,5 +3,3 @@
 from .keeper import Keeper
 from .run import Run, check, class_of, keep_encoders, load_run, runs_dir, start_from
 from .signals import Interrupted
-
-__all__ = ["Interrupted", "Keeper", "Run", "check", "class_of", "keep_encoders", "load_run", "runs_dir", "start_from"]

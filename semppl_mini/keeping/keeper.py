@@ -1,6 +1,4 @@
-"""What happens to a run between two steps: log.jsonl (a line a step, a line an epoch), checkpoint-STEP.pt, signals,
-the progress bar, callbacks, and at the end encoder.pt. `fit` sees it as two iterators, of epochs and of their steps.
-"""
+"""A run between two steps: its log, checkpoints, signals, progress bar, callbacks; for `fit`, two iterators."""
 
 import copy
 import json
@@ -11,66 +9,56 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
+from torch.utils._pytree import tree_map_only
 from tqdm.auto import tqdm
 
 from .. import monitor, parallel
 from ..files import checkpoint, make_folder
-from .run import FIXED, Run, check_state, class_name, fitting, read_config, software
+from .run import Run, check_state, class_name, fitting, read_config, software
 from .signals import Listen, stop
 
-try:
+if os.name == "posix":  # elsewhere two trainings of one folder are not noticed
     import fcntl
-except ImportError:  # Windows: two trainings of one folder are not noticed there
-    fcntl = None
 
 
 class Keeper:
-    """Keeps a run. digests: {"images", "weights"} of what it trains on and starts from; last: stop after this step.
+    """Keeps a run. digests: {"images", "weights"} of what it trains on and starts from; last: stop after this step."""
 
-    Without a folder, or in any process but the first, nothing is written.
-    """
-
-    def __init__(
-        self, run: Run, optimizer, batches, digests: dict, *, callbacks=(), progress: bool = True,
-        save_every: int | None = None, keep_last: int = 2, last: int | None = None,
-    ):  # fmt: skip
+    def __init__(self, run: Run, optimizer, batches, digests: dict, *, callbacks=(), progress: bool = True,
+                 save_every: int | None = None, keep_last: int = 2, last: int | None = None):  # fmt: skip
         run.folder = None if run.folder is None else Path(run.folder)
         self.run, self.optimizer, self.batches, self.callbacks = run, optimizer, batches, callbacks
         self.save_every, self.keep_last, self.each = save_every, keep_last, batches.each
         self.end_step = run.config.epochs * self.each
         self.last = min(self.end_step, last or self.end_step)
-        self.kind = class_name(run.config, type(run.method))
-        self.same = {"data": run.data, **digests, "classes": run.method.num_classes, **run.config.to_dict()}
+        kind = class_name(run.config, type(run.method))
+        self.same = {"class": kind, "data": run.data, **digests, "classes": run.method.num_classes}  # beside the config
         self.log, self.saved, self.signal = None, None, 0
         self.software = {"device": str(batches.device), **software()}
-        self.writes = run.folder is not None and parallel.rank() == 0
         self.hidden = {} if progress and parallel.rank() == 0 else {"disable": True}  # no key: tqdm minds TQDM_DISABLE
 
     def __enter__(self) -> "Keeper":
-        if self.writes:
+        if self.run.folder and parallel.rank() == 0:  # nobody else writes, nor without a folder
             self._open_log()
         title = self.run.method.title + " ORACLE" * self.run.config.oracle
         self.bar = tqdm(total=self.end_step, desc=title, **self.hidden)
-        self.asked = Listen().__enter__()
+        self.asked = Listen()
         return self
 
     def __exit__(self, kind, error, trace) -> None:
-        self.asked.__exit__()
+        self.asked.end()
         self.bar.close()
         if self.log:
             self.log.close()
         if kind is FloatingPointError:
             place = f"look at {self.saved}" if self.saved else "no checkpoint was kept"
-            where = f"Step {self.done} (epoch {self.done // self.each + 1})"
-            remedy = "try a lower lr or precision='fp32'"
-            raise FloatingPointError(f"{where}: {error}; no weight has seen it, {place}, {remedy}.") from None
+            raise FloatingPointError(f"Step {self.done} (epoch {self.done // self.each + 1}): {error}; no weight has "
+                                     f"seen it, {place}, try a lower lr or precision='fp32'.") from None  # fmt: skip
 
     @property
     def done(self) -> int:
         """How many steps are done."""
         return max(0, len(self.run.history) - 1) * self.each + len(self.run.unfinished)
-
-    # ---- the two iterators ----------------------------------------------------------------------------------------
 
     def epochs(self, workers: int = 0) -> Iterator[int]:
         """The epochs that are left to run, from 0 on; each is closed when all of its steps are recorded."""
@@ -84,15 +72,13 @@ class Keeper:
 
     def steps(self) -> Iterator[tuple]:
         """(step, views, batch, draws) of what is left of this epoch; between two of them it saves, and may stop."""
-        for _ in range(min(self.each - len(self.run.unfinished), self.last - self.done)):
+        while not self.signal and len(self.run.unfinished) < self.each and self.done < self.last:
             yield self.done, *next(self.ready)
             self.bar.update()
-            self.signal = self._signal()
+            self.signal = parallel.most(self.asked.signal, self.batches.device)  # of any of the processes
             due = self.save_every and self.done % self.save_every == 0 and len(self.run.unfinished) < self.each
             if self.signal or due:  # an epoch's end saves
                 self.save()
-            if self.signal:
-                return
 
     def timed(self, prepared: Iterable) -> Iterator[tuple]:
         """Prepared steps, placed on the device; notes when each was asked for and when it was there."""
@@ -113,22 +99,19 @@ class Keeper:
         times = {"data": there - asked, "all": now - asked}
         self.run.unfinished.append({"terms": terms, "lr": lr, "counts": counts, "times": times})
 
-    # ---- an epoch's end, a run's end --------------------------------------------------------------------------------
-
     def close_epoch(self) -> None:
         """The epoch's record: mean terms, shares over its images, speed; then a save, and the callbacks."""
         run, steps = self.run, self.run.unfinished
         seconds, data = (sum(s["times"][name] for s in steps) for name in ("all", "data"))
         terms = {name: sum(s["terms"][name] for s in steps) / len(steps) for name in steps[0]["terms"]}
-        record = {"epoch": len(run.history), **terms, "lr": steps[-1]["lr"]}
-        record |= monitor.shares([s["counts"] for s in steps])
-        record["images_per_second"] = len(steps) * run.config.batch_size / seconds
-        record |= {"data_share": data / seconds, "seconds": seconds}
-        record |= {"oracle": True} if run.config.oracle else {}
+        shares, speed = monitor.shares([s["counts"] for s in steps]), len(steps) * run.config.batch_size / seconds
+        record = {"epoch": len(run.history), **terms, "lr": steps[-1]["lr"], **shares, "images_per_second": speed}
+        record |= {"data_share": data / seconds, "seconds": seconds} | ({"oracle": True} if run.config.oracle else {})
         run.history.append(record)
         run.unfinished = []
         self.write(record)
-        self._show(record)
+        if record["epoch"]:
+            self._show(record)
         self.save()
         for callback in self.callbacks if parallel.rank() == 0 else ():
             callback(run, record)
@@ -137,23 +120,16 @@ class Keeper:
         """The run, or an Interrupted if a signal came; encoder.pt once it is finished."""
         run = self.run
         if not self.signal:
-            if run.finished and self.writes:
-                checkpoint.save(run.folder / "encoder.pt", run.method.encoder.state_dict())
-            elif not run.finished:
+            if not run.finished:
                 self.save()
-            self.signal = self._signal()
+            elif self.log:
+                checkpoint.save(run.folder / "encoder.pt", run.method.encoder.state_dict())
+            self.signal = parallel.most(self.asked.signal, self.batches.device)
         if not run.finished and not run.folder:
             run.state = self.state()
         return stop(run, self.signal, self._farewell()) if self.signal else run
 
-    def _signal(self) -> int:
-        """The signal that asked any of the processes to stop, or 0."""
-        return parallel.most(self.asked.signal or 0, self.batches.device)
-
     def _show(self, record: dict) -> None:
-        """On the progress bar; and a warning of collapse."""
-        if not record["epoch"]:
-            return
         accuracy = record.get("pseudo_label_accuracy") or 0
         self.bar.set_postfix(epoch=record["epoch"], loss=f"{record['loss']:.3f}", pseudo=f"{accuracy:.1%}")
         if record["embedding_std"] < monitor.COLLAPSED:
@@ -162,20 +138,17 @@ class Keeper:
             warnings.warn(f"{message}; all images embed alike: try a lower lr, or other gamma and lam.", stacklevel=3)
 
     def _farewell(self) -> str:
-        """What to say of a run that was asked to stop."""
         if self.run.finished:
             return f"Stopped after the last of {self.end_step} steps: the run is complete."
         how = "nothing is on disk; fit(..., resume=run) goes on, a folder would keep it"
         how = f"the same call or command goes on from {self.saved}" if self.run.folder else how
         return f"Stopped after step {self.done} of {self.end_step}: {how}."
 
-    # ---- the folder -------------------------------------------------------------------------------------------------
-
     def _open_log(self) -> None:
         make_folder(self.run.folder)
         self.log = open(self.run.folder / "log.jsonl", "ab")
         try:
-            if fcntl:
+            if os.name == "posix":
                 fcntl.flock(self.log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # gone with the process, however it ends
         except BlockingIOError:
             self.log.close()
@@ -190,17 +163,15 @@ class Keeper:
     def state(self) -> dict:
         """All that a run is, as plain types: what a checkpoint holds."""
         run = self.run
-        position = {"epoch": len(run.history), "step": self.done}
-        return {
-            "config": run.config.to_dict(), "position": position, "method": on_cpu(run.method.state_dict()),
-            "class": self.kind, "optimizer": on_cpu(self.optimizer.state_dict()),
-            "history": run.history, "steps": on_cpu(run.unfinished), "log": self.log.tell() if self.log else 0,
-            "software": self.software, **{name: self.same[name] for name in FIXED},
-        }  # fmt: skip
+        return on_cpu({
+            "config": run.config.to_dict(), "position": {"epoch": len(run.history), "step": self.done},
+            "method": run.method.state_dict(), "optimizer": self.optimizer.state_dict(), "history": run.history,
+            "steps": run.unfinished, "log": self.log.tell() if self.log else 0, "software": self.software, **self.same,
+        })  # fmt: skip
 
     def save(self) -> None:
         """One more checkpoint; the oldest goes. Without a folder nothing is kept."""
-        if self.writes:
+        if self.log:
             os.fsync(self.log.fileno())  # the checkpoint knows how long the log is
             self.saved = checkpoint.path_of(self.run.folder, self.done)
             checkpoint.save(self.saved, self.state())
@@ -213,11 +184,11 @@ class Keeper:
                 raise ValueError("This run cannot be resumed; give one that was stopped, without a folder of its own.")
             self._restore("The run to resume", copy.deepcopy(earlier.state))
         elif self.run.folder:
-            path, state = (checkpoint.newest(self.run.folder) if self.writes else None) or (None, None)
+            path, state = (checkpoint.newest(self.run.folder) if self.log else None) or (None, None)
             self.saved = parallel.tell(path)  # the others read the file that the first has found whole
             if self.saved:
                 self._restore(self.saved, state or checkpoint.load(self.saved))
-            if self.writes:
+            if self.log:
                 self._cut_log(state["log"] if path else 0)
                 checkpoint.tidy(self.run.folder, path, self.keep_last)
         self.bar.update(self.done)
@@ -225,14 +196,11 @@ class Keeper:
     def _restore(self, path, state: dict) -> None:
         check_state(path, state)
         config = read_config(path, state)
-        old = {name: state[name] for name in FIXED} | {"class": state.get("class", config.method)} | config.to_dict()
-        here = {"class": self.kind, **self.same}
-        unequal = [f"{name} ({old[name]} there, {now} now)" for name, now in here.items() if old[name] != now]
-        if unequal:
+        old, here = {"class": config.method} | state | config.to_dict(), self.same | self.run.config.to_dict()
+        if unequal := [f"{name} ({old[name]} there, {now} now)" for name, now in here.items() if old[name] != now]:
             raise ValueError(f"{path} is of a run with other settings: {', '.join(unequal)}; choose another folder.")
-        was, now = state["software"], self.software
-        changed = [name for name in ("torch", "device", "threads") if was.get(name) != now[name]]
-        if changed:
+        depends = ("torch", "device", "threads")
+        if changed := [name for name in depends if state["software"].get(name) != self.software[name]]:
             warnings.warn(f"{path} was made with another {', '.join(changed)}: the run goes on, but perhaps not to the "
                           "bits of an uninterrupted one.", stacklevel=2)  # fmt: skip
         self.run.method.load_state_dict(fitting(path, state["method"], self.run.method))
@@ -241,20 +209,14 @@ class Keeper:
 
     def _cut_log(self, size: int) -> None:
         """Drop what was logged after the checkpoint: those steps run again."""
-        self.log.seek(0, os.SEEK_END)
         if size == 0 and Path(self.log.name).read_bytes().count(b"\n") > 1:  # one line: killed in the very first save
             raise ValueError(f"{self.run.folder} has a log of another run but no checkpoint; choose another folder.")
         if self.log.tell() < size:
             warnings.warn(f"{self.log.name} has lost its last lines; the checkpoint's history is whole.", stacklevel=2)
-        else:
-            self.log.truncate(size)
+        self.log.truncate(min(size, self.log.tell()))
         self.log.seek(0, os.SEEK_END)
 
 
 def on_cpu(state):
     """The same tree of dicts and lists with its tensors on the CPU, so that any device can read a checkpoint."""
-    if isinstance(state, dict):
-        return type(state)((name, on_cpu(value)) for name, value in state.items())
-    if isinstance(state, (list, tuple)):
-        return type(state)(map(on_cpu, state))
-    return state.cpu() if isinstance(state, torch.Tensor) else state
+    return tree_map_only(torch.Tensor, torch.Tensor.cpu, state)

@@ -1,7 +1,7 @@
-"""A run, what a checkpoint holds of it, and reading what other runs left.
+"""A run, what a checkpoint holds of it, and reading what other runs left, by two verbs that never mix.
 
-Two verbs that never mix. *Resume*: same folder, config, images; the run goes on as if it had never stopped, to the
-bit. *Start from weights*: the networks of another run, with a new optimizer, schedule, history and empty queues.
+*Resume*: same folder, config, images; the run goes on as if it had never stopped, to the bit. *Start from weights*:
+the networks of another run, with a new optimizer, schedule, history and empty queues.
 """
 
 import os
@@ -18,7 +18,6 @@ from ..config import Config
 from ..files import checkpoint, digest, label_count
 from ..method import Method
 
-FIXED = ("data", "images", "weights", "classes")  # what must be the same on resuming, beside the config
 HELD = {"config": dict, "data": str, "images": str, "weights": str, "classes": int, "method": dict, "optimizer": dict,
         "history": list, "steps": list, "log": int, "position": dict, "software": dict}  # fmt: skip
 
@@ -28,9 +27,8 @@ class Run:
     """A training run: config, method with its networks, a record an epoch, folder or None, provenance of its images.
 
     history[0] is the untrained network, its queues filled with the labelled images of an epoch; each record has epoch,
-    loss and its terms, embedding_std, lr, what the method counts (of SemPPL: pseudo_label_accuracy, coverage,
-    vote_agreement, purity, false_negatives), images_per_second, data_share, seconds. `unfinished` holds the records of
-    the steps of an epoch that has not ended, `state` what a checkpoint would, if a run without a folder was stopped.
+    loss and its terms, embedding_std, lr, what the method counts (see monitor), images_per_second, data_share, seconds.
+    unfinished: the records of an epoch's steps until it ends. state: a checkpoint's, of a stopped run without a folder.
     """
 
     config: Config
@@ -60,9 +58,6 @@ def check(config: Config, data, folder, resume, **whole) -> None:
         raise ValueError(f"resume= is for runs without a folder; give fit folder={str(folder)!r} alone to go on there.")
 
 
-# ---- whose run it is ----------------------------------------------------------------------------------------------
-
-
 def class_of(config, method: type[Method] | None = None) -> type[Method]:
     """The class that `fit` trains: `method`, or the one that the config names. ValueError: neither is one."""
     if method is None:
@@ -74,20 +69,8 @@ def class_of(config, method: type[Method] | None = None) -> type[Method]:
 
 def class_name(config, kind: type[Method]) -> str:
     """How a checkpoint names the class: the config's own name for it, or module and name of a foreign one."""
-    own = relatives.METHODS.get(config.method) is kind
-    return config.method if own else f"{kind.__module__}.{kind.__qualname__}"
-
-
-def kept_class(path, state: dict, config, method: type[Method] | None) -> type[Method]:
-    """The class of a checkpoint. ValueError, which names it, if it is foreign and not given, or another is given."""
-    kept, kind = state.get("class", config.method), class_of(config, method)
-    if class_name(config, kind) != kept:
-        raise ValueError(f"{path} was trained by the class {kept}, not by {class_name(config, kind)}; give it: "
-                         "load_run(..., method=...).")  # fmt: skip
-    return kind
-
-
-# ---- reading what other runs left ---------------------------------------------------------------------------------
+    known = relatives.METHODS.get(config.method)
+    return config.method if kind is known else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def check_state(path, state) -> None:
@@ -106,8 +89,7 @@ def read_config(path, state: dict) -> Config:
 
 def fitting(path, tensors: dict, method: nn.Module, start: str | tuple = "") -> dict:
     """A checkpoint's tensors whose names begin with `start`; ValueError names the first that does not fit."""
-    both = method.state_dict(), tensors
-    own, theirs = ({name: t for name, t in tensors.items() if name.startswith(start)} for tensors in both)
+    own, theirs = ({name: t for name, t in x.items() if name.startswith(start)} for x in (method.state_dict(), tensors))
     for name in [*own, *theirs]:
         here, there = (tuple(s[name].shape) if name in s else "none" for s in (own, theirs))
         if here != there:
@@ -116,29 +98,26 @@ def fitting(path, tensors: dict, method: nn.Module, start: str | tuple = "") -> 
     return theirs
 
 
-def read_state(path, device="cpu") -> tuple[Path, dict]:
+def read_state(path) -> tuple[Path, dict]:
     """A run's folder (its newest whole checkpoint) or one checkpoint file -> its path and what it holds."""
     path = Path(path)
-    if path.suffix != ".pt":
-        found = checkpoint.newest(path, device)
-        if found is None:
-            raise ValueError(f"There is no checkpoint in {path}; give the folder of a run, or train first.")
-        path, state = found
-    else:
-        state = checkpoint.load(path, device)
-    check_state(path, state)
-    return path, state
+    found = (path, checkpoint.load(path)) if path.suffix == ".pt" else checkpoint.newest(path)
+    if found is None:
+        raise ValueError(f"There is no checkpoint in {path}; give the folder of a run, or train first.")
+    check_state(*found)
+    return found
 
 
 def load_run(path, method: type[Method] | None = None) -> Run:
-    """The run kept in a folder (or checkpoint file): config, history and the method, on the CPU.
+    """The run kept in a folder (its newest whole checkpoint) or checkpoint file: config, history, method on the CPU.
 
-    method: the class that was given to `fit`, if one was. A missing, damaged or foreign checkpoint raises ValueError;
-    of a folder, the newest whole one is taken.
+    method: the class that was given to `fit`, if one was. ValueError: a missing, damaged or foreign checkpoint.
     """
     path, state = read_state(path)
     config = read_config(path, state)
-    kind = kept_class(path, state, config, method)
+    kind = class_of(config, method)
+    if (given := class_name(config, kind)) != (kept := state.get("class", config.method)):
+        raise ValueError(f"{path} was trained by the class {kept}, not by {given}; give it: load_run(..., method=...).")
     images = kind.images_in(state["method"])
     with torch.device("meta"):  # shapes only: a lying config cannot make us allocate what the file does not hold
         tensors = fitting(path, state["method"], kind(config, state["classes"], images))
@@ -148,31 +127,25 @@ def load_run(path, method: type[Method] | None = None) -> Run:
 
 
 def start_from(weights, method: Method) -> str:
-    """Give a new method what it `starts` from: the networks of another run, whose queues stay behind, or an encoder.
+    """Give a new method what it `starts` from: another run's networks, not its queues, or an encoder -> their digest.
 
-    weights: the run's folder or checkpoint file, or the encoder itself; None changes nothing. Returns a digest of what
-    was taken, "" for nothing. ValueError if it does not fit.
+    weights: the run's folder or checkpoint file, or the encoder; None: nothing, and "". ValueError: it does not fit.
     """
     if weights is None:
         return ""
+    starts = method.starts
     if isinstance(weights, nn.Module):
-        parts = [part for part in ("online", "target") if "encoder" in getattr(method, part)]
-        named = {f"{part}.encoder.{name}": x for part in parts for name, x in weights.state_dict().items()}
-        networks = fitting("The encoder", named, method, tuple(f"{part}.encoder." for part in parts))
+        starts = tuple(f"{part}.encoder." for part in ("online", "target") if "encoder" in getattr(method, part))
+        path, tensors = "The encoder", {start + name: x for start in starts for name, x in weights.state_dict().items()}
     else:
         path, state = read_state(weights)
-        networks = fitting(path, source_of(state, method), method, method.starts)
+        tensors = state["method"]
+        if starts == method.reads + ".":  # from an encoder alone: from the one that the other run reads out
+            reads = relatives.METHODS.get(state["config"].get("method"), Method).reads + "."
+            tensors = {starts + name.removeprefix(reads): x for name, x in tensors.items() if name.startswith(reads)}
+    networks = fitting(path, tensors, method, starts)
     method.load_state_dict(networks, strict=False)
     return digest(networks.values())
-
-
-def source_of(state: dict, method: Method) -> dict:
-    """A run's tensors as `method` names them: who starts from an encoder alone takes the one that is read out."""
-    if method.starts != method.reads + ".":
-        return state["method"]
-    reads = relatives.METHODS.get(state["config"].get("method"), Method).reads + "."
-    encoder = {name.removeprefix(reads): x for name, x in state["method"].items() if name.startswith(reads)}
-    return {method.starts + name: x for name, x in encoder.items()}
 
 
 def software() -> dict:

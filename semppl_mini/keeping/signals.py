@@ -14,27 +14,23 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Listen:
-    """Within it the first SIGINT or SIGTERM only sets `signal`; a second one acts at once. In the main thread only."""
+    """Until `end` the first SIGINT or SIGTERM only sets `signal`; a second one acts at once."""
 
-    signal = None
+    signal = 0
 
-    def __enter__(self) -> "Listen":
+    def __init__(self):
         self.old = {}
         if threading.current_thread() is threading.main_thread():  # no other may set handlers
             for number in (signal.SIGINT, signal.SIGTERM):
                 self.old[number] = signal.signal(number, self._note) or signal.SIG_DFL
-        return self
 
     def _note(self, number: int, frame) -> None:
         self.signal = number
-        self._restore()
+        self.end()
 
-    def _restore(self) -> None:
+    def end(self) -> None:
         while self.old:
             signal.signal(*self.old.popitem())
-
-    def __exit__(self, *error) -> None:
-        self._restore()
 
 
 def stop(run, number: int, message: str):

@@ -7,10 +7,9 @@ from .device import at_least_float
 
 
 def largest(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each row of x (M, n) and their indices, both (M, k).
+    """The k largest of each row of x (M, n) and their indices, both (M, k); for k = 1 the first of equals wins.
 
-    For k = 1 in two passes, the maximum of each block of 64 and then the place in the best block: on a CPU
-    `max` with indices is several times slower than `amax`. The first of equals wins.
+    It is found by blocks of 64, then within the best: on a CPU `max` with indices is several times slower than `amax`.
     """
     if k > 1 or x.shape[1] % 64:
         return x.topk(min(k, x.shape[1])) if k > 1 else x.max(1, keepdim=True)

@@ -1,11 +1,36 @@
-"""What a step of training asks of the machine: its method in place, its gradients averaged and finite."""
+"""What a step of training asks of the machine: itself made ahead, its method in place, its gradients averaged."""
+
+import signal
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from .batch_norm import share_batch_norm
-from .world import average_
-from .xla import run_pending
+from . import world
+from .device import run_pending
+
+
+def ahead(make: Callable, first: int, last: int, workers: int = 0) -> Iterator:
+    """make(first), ..., make(last - 1), in order, made ahead in so many processes; 0: here, when asked for."""
+
+    def attempt(i: int):
+        try:
+            return make(i)
+        except ValueError as error:  # raised by a worker it would become a traceback, so it is raised below
+            return error
+
+    more = {"num_workers": workers, "worker_init_fn": deaf, "generator": torch.Generator()}
+    for item in DataLoader(range(first, last), batch_size=None, collate_fn=attempt, **more):
+        if isinstance(item, ValueError):
+            raise item
+        yield item
+
+
+def deaf(worker: int) -> None:
+    """Workers leave Ctrl-C to the process they work for, and end at once on SIGTERM."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def placed(method: nn.Module, device: torch.device, config) -> nn.Module:
@@ -13,10 +38,9 @@ def placed(method: nn.Module, device: torch.device, config) -> nn.Module:
     method.to(device, torch.float64 if config.precision == "fp64" else None)
     if device.type != "xla":  # which chooses memory layouts itself
         method.to(memory_format=torch.channels_last)
-    share_batch_norm(method)
-    if config.compile:
-        compiled(method.online)
-        compiled(method.target)
+    world.share_batch_norm(method)
+    for parts in (method.online, method.target) if config.compile else ():
+        compiled(parts)
     return method
 
 
@@ -34,7 +58,7 @@ def compiled(parts: nn.ModuleDict, **options) -> None:
 def average_and_check(online: nn.Module, terms: dict[str, Tensor]) -> None:
     """Gradients and terms become those of the global batch; FloatingPointError names the first that is not finite."""
     gradients = {name: p.grad for name, p in online.named_parameters() if p.grad is not None}
-    average_([*gradients.values(), *terms.values()])
+    world.average_([*gradients.values(), *terms.values()])
     sums = {f"the term {name}": value for name, value in terms.items()}
     sums["the term loss"] = sums.pop("the term loss")  # named only if it is alone
     sums |= {f"the gradient of {name}": g.sum() for name, g in gradients.items()}

@@ -1,19 +1,16 @@
 """One process, several (torchrun), or one XLA program over many devices; the global batch is the only batch.
 
-    gather(x)   the rows of all processes, in order; its backward sums over the processes
-    mean(x)     the mean over processes; likewise differentiable (`average_` is in place, and is not)
-    rows(B)     which rows of the global batch are this process's
-
-Each process's loss is the mean over its own rows, plus terms that are equal on all; gradients are then *averaged* over
-the processes, which makes them those of one process with the whole batch. With one process, and under XLA SPMD, where
-a tensor already is global, all of this is the identity: nothing else in the module knows how many there are.
+Each process's loss is the mean over its own rows, plus terms equal on all; the *averaged* gradients are then those of
+one process with the whole batch. With one process, and under XLA SPMD (tensors are global), all this is the identity.
 """
 
 import os
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+
+from .device import at_least_float, uses_xla
 
 
 def start() -> None:
@@ -42,14 +39,10 @@ def rank() -> int:
 
 def rows(batch: int) -> slice:
     """This process's rows of a global batch. ValueError if it cannot be shared out evenly."""
-    if batch % size():
-        near = batch // size() * size() or size()
-        raise ValueError(f"A batch of {batch} cannot be shared by {size()} processes; give batch_size={near}.")
-    own = batch // size()
+    own, over = divmod(batch, n := size())
+    if over:
+        raise ValueError(f"A batch of {batch} cannot be shared by {n} processes; give batch_size={own * n or n}.")
     return slice(rank() * own, (rank() + 1) * own)
-
-
-# ---- collectives ----------------------------------------------------------------------------------------------------
 
 
 class _Gather(torch.autograd.Function):
@@ -63,13 +56,11 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):
-        gradient = gradient.contiguous()
-        dist.all_reduce(gradient)
-        return gradient[rows(len(gradient))]
+        return _Sum.forward(ctx, gradient.contiguous())[rows(len(gradient))]
 
 
 class _Sum(torch.autograd.Function):
-    """Sum over processes; backward: the sum of what all want of it."""
+    """Sum over processes; backward: the sum, too, of what all want of it."""
 
     @staticmethod
     def forward(ctx, x):
@@ -77,16 +68,12 @@ class _Sum(torch.autograd.Function):
         dist.all_reduce(x)
         return x
 
-    @staticmethod
-    def backward(ctx, gradient):
-        return _Sum.forward(ctx, gradient)
+    backward = forward
 
 
 def gather(x: Tensor, dim: int = 0) -> Tensor:
-    """Local rows along `dim` -> the rows of the global batch, on every process; differentiable."""
-    if size() == 1:
-        return x
-    return _Gather.apply(x.transpose(0, dim).contiguous()).transpose(0, dim)
+    """Local rows along `dim` -> the rows of the global batch, on every process, in order; differentiable."""
+    return x if size() == 1 else _Gather.apply(x.transpose(0, dim).contiguous()).transpose(0, dim)
 
 
 def mean(x: Tensor) -> Tensor:
@@ -125,3 +112,37 @@ def tell(value):
     if size() > 1:
         dist.broadcast_object_list(box)
     return box[0]
+
+
+class BatchNorm(nn.modules.batchnorm._BatchNorm):
+    """y = (x - m) / sqrt(v + eps) w + b with mean m and variance v of each channel over the rows of all processes."""
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        pass
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        y, but_channels = at_least_float(x), [d for d in range(x.dim()) if d != 1]
+        m = mean(y.mean(but_channels, keepdim=True))
+        y = y - m
+        v = mean(y.square().mean(but_channels, keepdim=True))
+        with torch.no_grad():
+            n = x.numel() // x.shape[1] * size()
+            self.running_mean.lerp_(m.flatten().to(self.running_mean.dtype), self.momentum)
+            self.running_var.lerp_(v.flatten().to(self.running_var.dtype) * (n / (n - 1)), self.momentum)
+            self.num_batches_tracked += 1
+        w, b = (p.view(m.shape) for p in (self.weight, self.bias))
+        return (y * ((v + self.eps).rsqrt() * w) + b).to(x.dtype)
+
+
+def share_batch_norm(module: nn.Module) -> nn.Module:
+    """The module with batch norms over the global batch: torch's on GPUs; ours on CPUs, which it refuses, and XLA."""
+    if size() == 1 and not uses_xla():  # XLA's running variance lacks n / (n - 1)
+        return module
+    if next(module.parameters()).is_cuda:
+        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.__class__ = BatchNorm  # same parameters, same buffers, another forward
+    return module
