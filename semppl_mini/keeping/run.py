@@ -135,7 +135,8 @@ def start_from(weights, method: Method) -> str:
         return ""
     starts = method.starts
     if isinstance(weights, nn.Module):
-        starts = tuple(f"{part}.encoder." for part in ("online", "target") if "encoder" in getattr(method, part))
+        parts = {"online.encoder.": method.online, "target.encoder.": method.target}
+        starts = tuple(start for start, part in parts.items() if "encoder" in part)
         path, tensors = "The encoder", {start + name: x for start in starts for name, x in weights.state_dict().items()}
     else:
         path, state = read_state(weights)

@@ -1,7 +1,7 @@
 """Where numbers are computed: processes, devices, precision, memory, pixels. The door; nothing here knows of SemPPL."""
 
 from .device import at_least_float, autocast_of, cut, device_of, place, run_pending, start_xla, uses_bf16, uses_xla
-from .memory import in_parts, recomputed
+from .memory import in_parts, recomputed, together
 from .pixels import blend, blur, crop_resize, hue, some
 from .search import first_at_least, largest, neighbours
 from .step import ahead, average_and_check, compiled, placed
