@@ -1,4 +1,4 @@
-"""Nine corruptions after CIFAR-C (Hendrycks and Dietterich, 2019; in CARP), made here, so they compare our runs only."""
+"""Nine corruptions after CIFAR-C (Hendrycks and Dietterich, 2019; in CARP), made here: they compare our runs only."""
 
 import io
 
