@@ -5,7 +5,7 @@
 
 A run that ends leaves one small JSON file in the results folder: a grid that was stopped goes on where it
 stopped, and a finished one is only read. k-NN and linear accuracies are of the validation images, since choices
-must not be made on the test images (`linear` picks its regularisation there, too); pseudo-label accuracy is that
+must not be made on the test images; pseudo-label accuracy is that
 of the unlabelled training images. All seeds share the labelled images.
 """
 
@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 import semppl_mini as s
 from semppl_mini import plots
 from semppl_mini.files import make_folder, write_json
+from semppl_mini.keeping import class_of
 from semppl_mini.keeping.command import Parser, command
 
 RESULTS = Path(__file__).resolve().with_name("results") / "sweep"
@@ -48,7 +49,9 @@ def grid(preset: s.Config, questions, seeds: int, epochs: int) -> list[tuple]:
     for seed, (name, values) in itertools.product(range(seeds), asked.items()):
         own = getattr(base, name)
         for value in sorted({own, *values}, key=lambda v: (v is not None, v)):
-            cells.append((name, value, value == own, base.replace(**{"seed": seed, name: value})))
+            config = base.replace(**{"seed": seed, name: value})
+            class_of(config).check(config)
+            cells.append((name, value, value == own, config))
     return cells
 
 
@@ -56,6 +59,8 @@ def train(config: s.Config, data: s.Data, bar: tqdm) -> dict:
     """One run, and what is kept of it; the pseudo-label accuracy is kept for every epoch."""
     start = time.time()
     run = s.fit(config, data, callbacks=[lambda *_: bar.update()], progress=False)  # epoch 0 counts, too
+    if not run.finished:  # a notebook's stop button: nothing is kept of half a run
+        raise KeyboardInterrupt
     accuracy = s.evaluate(run.method.encoder, config, data, split="val")
     accuracy["pseudo_label_accuracy"] = [record.get("pseudo_label_accuracy") for record in run.history]
     kept = {"data": data.provenance, "config": config.to_dict(), "seconds": time.time() - start}

@@ -74,11 +74,11 @@ def main(doc: str, launcher: str) -> None:
     args, start = arguments(doc), time.time()
     config = s.presets.named(args.preset).replace(**dict(override(text) for text in args.changes))
     config, data = load(args, config)
+    out = args.out or (RESULTS if class_of(config) is s.SemPPL else RESULTS / "relatives")
     if args.supervised:
-        config = tuning(config, data, args.supervised)
+        config = tuning(config, data, args.supervised).replace(labels=config.labels)
     if args.steps is None and not len(getattr(data, args.split)):
         raise ValueError(f"There are no {args.split} images to read out on; add them, or give --steps to train alone.")
-    out = args.out or (RESULTS if class_of(config) is s.SemPPL else RESULTS / "relatives")
     make_folder(out)  # these before hours of training, not after
     result = {"name": args.name, "data": data.provenance, "hardware": hardware(config), "config": config.to_dict()}
     result["command"] = shlex.join(["python", launcher, *sys.argv[1:]])

@@ -206,6 +206,7 @@ def room(held: dict, chip: Chip) -> float:
 
 
 def check(config: Config, devices: int, utilisation: float) -> None:
+    SemPPL.check(config)
     B, m = config.batch_size, config.microbatches
     if devices < 1 or B % devices:
         near = min((n for n in range(1, B + 1) if B % n == 0), key=lambda n: abs(n - devices))

@@ -81,6 +81,9 @@ class Batches:
         self.truth_of = truth_of.index_put_((train.ids,), train.truth).to(self.device)
         self.epoch = None
 
+    def __getstate__(self) -> dict:  # for workers that are spawned, not forked: they have no use for a device
+        return {**vars(self), "truth_of": self.truth_of.cpu()}
+
     def __getitem__(self, step: int) -> Prepared:
         epoch, i = divmod(step, self.each)
         if self.epoch != epoch:

@@ -49,6 +49,7 @@ def fit(
         keeper.resume(resume)
         if not run.history:
             measure_untrained(method, batches, keeper)
+            keeper.close_epoch()
         for epoch in keeper.epochs(workers):
             if not run.unfinished:  # not in the middle of it, after a resume
                 method.before_epoch(epoch, config.epochs, lambda: embed(method, batches))
@@ -72,10 +73,10 @@ def fit(
 @torch.no_grad()
 def measure_untrained(method: Method, batches: Batches, keeper: keeping.Keeper) -> None:
     """Epoch 0: what the untrained network's votes are worth once its queues are full. Trains nothing."""
-    probe, config, labels = copy.deepcopy(method), method.config, batches.train.labels
+    probe, kind, config, labels = copy.deepcopy(method), type(method), method.config, batches.train.labels
     order = epoch_order(config, labels, 0)
     labelled, B = order[labels[order] >= 0][: config.queue], config.batch_size
-    if n := len(labelled):
+    if (n := len(labelled)) and kind.warm is not Method.warm:
         for index in labelled[torch.arange(-(-n // B) * B) % n].split(B):  # whole batches, so the last begins again
             probe.warm(*batches.place(batches.prepare(0, index))[:2])
     for views, batch, draws in keeper.timed(batches.ahead(0, min(8, batches.each))):
@@ -83,7 +84,6 @@ def measure_untrained(method: Method, batches: Batches, keeper: keeping.Keeper) 
         terms = monitor.terms_of(loss, seen)
         parallel.average_(list(terms.values()))
         keeper.record(terms, probe.count(seen, batch, batches.truth_of), 0.0)
-    keeper.close_epoch()
 
 
 def embed(method: Method, batches: Batches) -> tuple[Tensor, Tensor]:

@@ -33,7 +33,7 @@ class Keeper:
         self.last = min(self.end_step, last or self.end_step)
         kind = class_name(run.config, type(run.method))
         self.same = {"class": kind, "data": run.data, **digests, "classes": run.method.num_classes}  # beside the config
-        self.log, self.saved, self.signal = None, None, 0
+        self.log, self.saved, self.signal, self.ready = None, None, 0, None
         self.software = {"device": str(batches.device), **software()}
         self.hidden = {} if progress and parallel.rank() == 0 else {"disable": True}  # no key: tqdm minds TQDM_DISABLE
 
@@ -48,9 +48,11 @@ class Keeper:
     def __exit__(self, kind, error, trace) -> None:
         self.asked.end()
         self.bar.close()
+        if self.ready:  # and with it the workers
+            self.ready.close()
         if self.log:
             self.log.close()
-        if kind is FloatingPointError:
+        if kind is parallel.NotFinite:
             place = f"look at {self.saved}" if self.saved else "no checkpoint was kept"
             raise FloatingPointError(f"Step {self.done} (epoch {self.done // self.each + 1}): {error}; no weight has "
                                      f"seen it, {place}, try a lower lr or precision='fp32'.") from None  # fmt: skip

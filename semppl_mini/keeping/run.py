@@ -137,6 +137,8 @@ def start_from(weights, method: Method) -> str:
     if isinstance(weights, nn.Module):
         parts = {"online.encoder.": method.online, "target.encoder.": method.target}
         starts = tuple(start for start, part in parts.items() if "encoder" in part)
+        if not starts:
+            raise ValueError(f"{method.title} has no part called encoder; give weights= the folder of a run.")
         path, tensors = "The encoder", {start + name: x for start in starts for name, x in weights.state_dict().items()}
     else:
         path, state = read_state(weights)

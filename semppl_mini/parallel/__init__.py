@@ -4,5 +4,5 @@ from .device import at_least_float, autocast_of, cut, device_of, place, run_pend
 from .memory import in_parts, recomputed, together
 from .pixels import blend, blur, crop_resize, hue, some
 from .search import first_at_least, largest, neighbours
-from .step import ahead, average_and_check, compiled, placed
+from .step import NotFinite, ahead, average_and_check, compiled, placed
 from .world import BatchNorm, average_, gather, mean, most, rank, rows, share_batch_norm, size, start, stop, tell, total

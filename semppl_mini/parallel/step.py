@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,18 +14,19 @@ from .device import run_pending
 
 def ahead(make: Callable, first: int, last: int, workers: int = 0) -> Iterator:
     """make(first), ..., make(last - 1), in order, made ahead in so many processes; 0: here, when asked for."""
-
-    def attempt(i: int):
-        try:
-            return make(i)
-        except ValueError as error:  # raised by a worker it would become a traceback, so it is raised below
-            return error
-
     more = {"num_workers": workers, "worker_init_fn": deaf, "generator": torch.Generator()}
-    for item in DataLoader(range(first, last), batch_size=None, collate_fn=attempt, **more):
+    for item in DataLoader(range(first, last), batch_size=None, collate_fn=partial(_attempt, make), **more):
         if isinstance(item, ValueError):
             raise item
         yield item
+
+
+def _attempt(make: Callable, i: int):
+    """make(i), or its ValueError: raised by a worker it would become a traceback, so `ahead` raises it."""
+    try:
+        return make(i)
+    except ValueError as error:
+        return error
 
 
 def deaf(worker: int) -> None:
@@ -55,8 +57,12 @@ def compiled(parts: nn.ModuleDict, **options) -> None:
         part.compile(**options)
 
 
+class NotFinite(FloatingPointError):
+    """A loss or gradient is infinite or no number."""
+
+
 def average_and_check(online: nn.Module, terms: dict[str, Tensor]) -> None:
-    """Gradients and terms become those of the global batch; FloatingPointError names the first that is not finite."""
+    """Gradients and terms become those of the global batch; NotFinite names the first that is not finite."""
     gradients = {name: p.grad for name, p in online.named_parameters() if p.grad is not None}
     world.average_([*gradients.values(), *terms.values()])
     sums = {f"the term {name}": value for name, value in terms.items()}
@@ -66,4 +72,4 @@ def average_and_check(online: nn.Module, terms: dict[str, Tensor]) -> None:
     run_pending(every.device)
     if not bool(every.isfinite().all()):
         i = every.isfinite().tolist().index(False)
-        raise FloatingPointError(f"{list(sums)[i]} is {float(every[i])}")
+        raise NotFinite(f"{list(sums)[i]} is {float(every[i])}")

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import parallel
 from ..data import Data, ImageSet
+from ..keeping import Interrupted
 from ..method import encode
 from ..networks import networks
-from ..parallel.device import device_of
 from ..rng import INIT, generator
 from ..train import fit
 
@@ -81,7 +82,7 @@ def tuning(config, data: Data, steps: int, lr: float = 0.1):
     images = len(labelled_images(data))
     if steps < 1:
         raise ValueError(f"steps = {steps} trains nothing; give 1 or more.")
-    B = min(128, images)
+    B = min(128, images) // parallel.size() * parallel.size()  # every process takes its share
     return config.replace(
         method="finetune", labels=None, labelled_share=None, oracle=False, large_views=1, small_views=0,
         blur_p=(0.0,), solarize_p=(0.0,), mask_p=0.0, batch_size=B, microbatches=1, epochs=-(-steps // (images // B)),
@@ -90,13 +91,27 @@ def tuning(config, data: Data, steps: int, lr: float = 0.1):
 
 
 def fine_tune(encoder: nn.Module, config, data: Data, steps: int, lr: float = 0.1) -> nn.Sequential:
-    """A copy of the encoder and a linear layer, trained as by `tuning`: (B, 3, H, W) -> (B, C), in evaluation mode."""
-    return fit(tuning(config, data, steps, lr), data, weights=encoder, progress=False).method.model.eval()
+    """A copy of the encoder and a linear layer, trained as by `tuning`: (B, 3, H, W) -> (B, C), in evaluation mode.
+
+    Of several processes all must call it (a callback of `fit` is called by the first alone).
+    """
+    return _trained(tuning(config, data, steps, lr), data, weights=encoder)
 
 
 def supervised(config, data: Data, steps: int, lr: float = 0.1) -> nn.Sequential:
     """The supervised-only baseline: `fine_tune` from scratch."""
-    return fit(tuning(config, data, steps, lr), data, progress=False).method.model.eval()
+    return _trained(tuning(config, data, steps, lr), data)
+
+
+def _trained(config, data: Data, **more) -> nn.Sequential:
+    """A finished training's classifier; who asks it to stop gets a plain KeyboardInterrupt and no half-trained one."""
+    try:
+        run = fit(config, data, progress=False, **more)
+    except Interrupted:
+        raise KeyboardInterrupt from None
+    if not run.finished:  # a notebook's stop button
+        raise KeyboardInterrupt
+    return run.method.model.eval()
 
 
 def labelled_images(data: Data) -> ImageSet:
@@ -114,7 +129,7 @@ def classifier_accuracy(model: nn.Sequential, images: ImageSet, config) -> float
 
 def untrained_encoder(config) -> nn.Module:
     """The encoder a run of this config starts from."""
-    return networks(config, generator(config.seed, 0, INIT))["encoder"].to(device_of(config))
+    return networks(config, generator(config.seed, 0, INIT))["encoder"].to(parallel.device_of(config))
 
 
 def raw_pixel_accuracy(data: Data, split: str = "test", k: int = 1) -> float:

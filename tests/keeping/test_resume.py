@@ -3,10 +3,13 @@
 import dataclasses
 import json
 import math
+import multiprocessing
 import os
+import pickle
 import subprocess
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,10 +18,12 @@ from checks import differing, tiny, tiny_data, weights, with_train
 from torch.testing import assert_close
 from torture import ended, unequal, untimed
 
-from semppl_mini import Interrupted, SemPPL, fit, load_run, losses, monitor
+from semppl_mini import Interrupted, SemPPL, evaluate, fit, load_run, losses, monitor, supervised
+from semppl_mini.batches import Batches
 from semppl_mini.files import checkpoint
 from semppl_mini.keeping import keeper
 from semppl_mini.keeping.keeper import Keeper
+from semppl_mini.parallel import step as parallel_step
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -455,3 +460,49 @@ def test_a_relative_is_read_back(changes, tmp_path):
     run = run_of(tiny(epochs=1, **changes), tmp_path)
     again = load_run(tmp_path)
     assert not differing(run.method.state_dict(), again.method.state_dict()) and again.config == run.config
+
+
+# ---- callbacks, workers, read-outs that train ----
+
+
+def test_a_callback_may_train_from_epoch_zero_on():
+    seen = []
+    tune = lambda run, _: seen.append(evaluate(run.method.encoder, run.config, tiny_data(), "val", 1))  # noqa: E731
+    run_of(tiny(epochs=1), callbacks=[tune])
+    assert len(seen) == 2 and all("fine_tuned" in result for result in seen)
+
+
+def test_an_error_of_a_callback_is_left_as_it_is():
+    def fail(run, record):
+        raise FloatingPointError("a plot of mine")
+
+    with pytest.raises(FloatingPointError, match="^a plot of mine$"):
+        run_of(tiny(epochs=1), callbacks=[fail])
+
+
+@pytest.mark.parametrize("steps", [None, 3])
+def test_no_worker_outlives_its_training(steps):
+    assert run_of(tiny(epochs=1), workers=1, steps=steps).unfinished == [] or steps
+    assert not multiprocessing.active_children()
+
+
+def test_what_workers_run_can_be_sent_to_a_spawned_process():
+    batches = Batches(tiny(), tiny_data().train, SemPPL.draw)
+    again = pickle.loads(pickle.dumps(partial(parallel_step._attempt, batches.__getitem__)))
+    assert torch.equal(again(3).ids, batches[3].ids) and torch.equal(again(3).pixels[0], batches[3].pixels[0])
+
+
+@pytest.mark.parametrize("notebook", [False, True])
+def test_a_read_out_that_is_stopped_gives_no_half_trained_classifier(notebook, monkeypatch):
+    """As by Ctrl-C, and by a notebook's stop button, which lets `fit` return the unfinished run."""
+    def ask(self, *given, right=Keeper.record):
+        if self.run.history and self.done == 2:
+            os.kill(os.getpid(), 2)
+        return right(self, *given)
+
+    monkeypatch.setattr(Keeper, "record", ask)
+    if notebook:
+        monkeypatch.setattr("builtins.__IPYTHON__", True, raising=False)
+    with pytest.raises(KeyboardInterrupt) as error:
+        supervised(tiny(), tiny_data(), 9)
+    assert not isinstance(error.value, Interrupted)

@@ -121,3 +121,9 @@ def test_launcher_trains_measures_and_reads_out_by_a_classifier(launched, tmp_pa
     tuned = launched("tuned", "--weights", str(tmp_path / "runs" / "first"), *changes)
     assert set(tuned["results"]) == {"finetune", "val"} and len(tuned["history"]) == 2
     assert tuned["results"]["finetune"] * 1000 == pytest.approx(round(tuned["results"]["finetune"] * 1000))
+
+
+def test_launcher_trains_supervised_only_and_keeps_the_number_of_labels(launched, tmp_path):
+    alone = launched("alone", "--supervised", "3")
+    assert set(alone["results"]) == {"supervised", "val"} and alone["config"]["method"] == "finetune"
+    assert alone["config"]["labels"] == load_run(tmp_path / "runs" / "alone").config.labels == 100
