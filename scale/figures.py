@@ -1,15 +1,14 @@
 """The figures of notebook 06: one process beside several, and what recipes cost on given chips, by `plan.py`."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 
-from semppl_mini.show.plots import CLASSES, COLOUR, FAINT, LINES, figure
+from semppl_mini.show.plots import CLASSES, COLOUR, FAINT, LINES, canvas, figure
 
 
 @figure
 def shared_figure(one, several, processes: int):
     """Loss a step of one process, and of several that share its batches, over each other; below, how far apart."""
-    fig = plt.Figure(figsize=(6.4, 3.8))
+    fig = canvas(6.4, 3.8)
     above, below = fig.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     above.plot(one, lw=5, color="#9ec9e8", label="one process")
     above.plot(several, lw=1, color=COLOUR[None], label=f"{processes} processes")
@@ -60,7 +59,7 @@ def plan_figure(plans: dict[str, dict]):
 
     The grey band is kept free; the figures of a plan that does not fit are vermilion, its bar may leave the frame.
     """
-    fig = plt.Figure(figsize=(9.5, 0.33 * len(plans) + 1.5))
+    fig = canvas(9.5, 0.33 * len(plans) + 1.5)
     left, right = fig.subplots(1, 2, sharey=True, width_ratios=(1.25, 1))
     _bars(left, list(plans.values()), "memory", [p["chip"]["memory"] / 100 for p in plans.values()])
     _bars(right, list(plans.values()), "flops", [1e15] * len(plans))

@@ -1,7 +1,6 @@
 """Every figure of the notebooks: a function of records, tensors and plain numbers that returns a Figure.
 
-One look, for colour-blind readers, too: classes in Petroff's ten colours (a dark blue in place of his second grey),
-lines in Okabe and Ito's, right is blue, wrong vermilion. Shares in [0, 1] are drawn in percent.
+One look, for colour-blind readers too: classes in Petroff's colours (a dark blue for a grey), lines in Okabe and Ito's.
 """
 
 import sys
@@ -9,11 +8,10 @@ import sys
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator
 
 CLASSES = "#3f90da #ffa90e #bd1f01 #94a4a2 #832db6 #a96b59 #e76300 #b9ac70 #003f5c #92dadd".split()
 LINES = "#0072b2 #d55e00 #009e73 #cc79a7 #e69f00 #56b4e9 #000000".split()
-COLOUR = {True: LINES[0], False: LINES[1], None: "#333333"}  # right, wrong, neither
+COLOUR = {True: LINES[0], False: LINES[1], None: "#333333"}  # right is blue, wrong vermilion; neither
 FAINT, CENTRED = "#d9d9d9", {"ha": "center", "va": "center"}
 STYLE = {f"{part}color": COLOUR[None] for part in ("text.", "axes.label", "axes.edge", "xtick.", "ytick.")}
 STYLE |= {f"axes.spines.{side}": False for side in ("left", "right", "top", "bottom")}
@@ -24,7 +22,14 @@ STYLE |= {"xtick.major.size": 0, "ytick.major.size": 0, "ytick.major.pad": 7, "l
 SHARES = """pseudo_label_accuracy coverage vote_agreement purity false_negatives false_negatives_before acceptance
 pair_precision pair_recall accuracy data_share prototype_usage prototypes_chosen""".split()
 
-figure = plt.rc_context(STYLE)  # decorator, our look; draw on a plt.Figure: those of pyplot would be shown twice
+figure = plt.rc_context(STYLE)  # decorator: a function that draws on a `canvas`, in our look
+
+
+def canvas(width: float, height: float) -> plt.Figure:
+    """An empty Figure, in inches, that pyplot lets go of, so that a notebook shows it once."""
+    fig = plt.figure(figsize=(width, height))
+    plt.close(fig)
+    return fig
 
 
 def words(key: str) -> str:
@@ -60,10 +65,9 @@ def grid(panels: int, columns: int, width: float, height: float, **layout):
     """A Figure and so many axes, in at most `columns` columns, each of width x height inches."""
     rows = -(-panels // columns)
     columns = -(-panels // rows)
-    fig = plt.Figure(figsize=(max(width * columns, 3.6), height * rows))
+    fig = canvas(max(width * columns, 3.6), height * rows)
     axes = fig.subplots(rows, columns, squeeze=False, **layout).flat
-    for ax in axes[panels:]:
-        ax.set_visible(False)
+    plt.setp(axes[panels:], visible=False)
     return fig, axes[:panels]
 
 
@@ -75,7 +79,7 @@ def _lines(ax, histories: dict, key: str, x: str) -> None:
         dash = (0, (4, 2)) if "oracle" in name.lower() else "-"
         ax.plot(*np.array(points, float).T, ls=dash, label=name, color=LINES[i % len(LINES)], **look)  # none: no line
     ax.set_xlim(0, max([1, *(record[x] for history in histories.values() for record in history)]))
-    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    ax.locator_params(axis="x", nbins=6, integer=True)
     if key in SHARES:
         ax.set_ylim(0, 1.02)
         _percent(ax.yaxis)
@@ -211,7 +215,7 @@ def dot_panels(panels: dict[str, dict[str, list]]):
             ax.plot(shares, [y] * len(shares), "o", ms=4, color=LINES[0], mfc="white", clip_on=False)
             ax.text(1.02, y, f"{100 * mean:.1f}", va="center", size=9, transform=ax.get_yaxis_transform())
         ax.set(title=title, xmargin=0.12, yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
-        ax.xaxis.set_major_locator(MaxNLocator(4))
+        ax.locator_params(axis="x", nbins=4)
         ax.grid(axis="x")
         _percent(ax.xaxis)
     return fig
@@ -236,7 +240,7 @@ def view_grid(images, views, mean=(0, 0, 0), std=(1, 1, 1), titles=None):
     shown = [images, *(view * std + mean for view in views)]
     widths = [1.0, *(max(view.shape[-1] / views[0].shape[-1], 0.6) for view in views)]  # large first
     titles = titles or ["original", *(f"view {v + 1}" for v in range(len(views)))]
-    fig = plt.Figure(figsize=(1.25 * sum(widths), 1.25 * len(images) + 0.2))
+    fig = canvas(1.25 * sum(widths), 1.25 * len(images) + 0.2)
     for (m, v), ax in np.ndenumerate(_tiles(fig, len(images), len(shown), width_ratios=widths)):
         _show(ax, shown[v][m], "" if m else titles[v])
     return fig
@@ -261,7 +265,7 @@ def vote_panel(images, report: dict, i: int, data):
     names, truth, y_bar = [*data.classes, "none"], int(images.truth[i]), int(report["y_bar"][i])
     L, R = round(report["votes"].shape[1] ** 0.5), report["positive_ids"].shape[1]
     votes = report["votes"][i].view(L, L).numpy()
-    left, right = plt.Figure(figsize=(9, 2.5)).subfigures(1, 2, width_ratios=(1, 2.9))
+    left, right = canvas(9, 2.5).subfigures(1, 2, width_ratios=(1, 2.9))
     ax, (top, bottom) = left.subplots(), _tiles(right, 2, 5 + R)
     ax.imshow(votes == truth, cmap="RdBu", vmin=-3, vmax=4, extent=(0.5, L + 0.5, L + 0.5, 0.5), zorder=1)
     for (j, a), label in np.ndenumerate(votes):
@@ -279,12 +283,9 @@ def vote_panel(images, report: dict, i: int, data):
 
 @figure
 def gallery(data, report: dict, rows: int, images):
-    """Images voted right, below them as many voted wrong, high agreement first; report as in `vote_panel`.
-
-    A row: an image, its pseudo-label and share of votes; the 3 nearest queue images; its semantic positives.
-    """
+    """A row each: images voted right, then wrong, high agreement first; 3 nearest queue images; semantic positives."""
     width, names = 4 + report["positive_ids"].shape[1], [*data.classes, "none"]
-    fig = plt.Figure(figsize=(0.93 * width, 2.1 * rows + 1))
+    fig = canvas(0.93 * width, 2.1 * rows + 1)
     for part, good in zip(fig.subfigures(2, 1), (True, False), strict=True):
         found = ((report["y_bar"] == images.truth) == good).nonzero()[:, 0]
         found = found[report["agreement"][found].argsort(descending=True, stable=True)]
@@ -303,7 +304,7 @@ def gallery(data, report: dict, rows: int, images):
 @figure
 def image_rows(rows: list[tuple], columns: int):
     """A row each (name, images (n, 3, H, W), good (n,) bool): up to `columns` images, framed blue or vermilion."""
-    fig = plt.Figure(figsize=(0.62 * columns + 1.3, 0.66 * len(rows) + 0.35))
+    fig = canvas(0.62 * columns + 1.3, 0.66 * len(rows) + 0.35)
     for axes, (name, images, good) in zip(_tiles(fig, len(rows), columns), rows, strict=True):
         for ax, image, right in zip(axes, images, good, strict=False):
             _show(ax, image, good=bool(right))
