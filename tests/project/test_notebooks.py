@@ -2,7 +2,9 @@
 import base64
 import io
 import json
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -119,3 +121,17 @@ def test_a_saved_notebook_is_small_and_says_the_same():
     png = base64.b64decode(saved.outputs[1].data["image/png"])
     error = np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int) - noise
     assert len(png) < len(file.getvalue()) / 2 and np.abs(error).mean() < 30
+
+
+def test_a_figure_is_an_image_in_a_notebook_that_has_opened_no_backend():
+    """Jupyter shows a figure as an image only once pyplot has made one, in a process of its own."""
+    code = """
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance()
+from semppl_mini import plots
+shown, _ = shell.display_formatter.format(plots.agreement([1.0, 0.5], [True, False]))
+assert "image/png" in shown, shown
+assert not plots.plt.get_fignums()  # or it would be shown again at the end of the cell
+"""
+    environment = os.environ | {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    subprocess.run([sys.executable, "-c", code], cwd=FOLDER.parent, env=environment, check=True)
