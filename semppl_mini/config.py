@@ -45,7 +45,7 @@ class Config:
     mask_p: float = number(0.1, 0, 1)  # saliency masking of a large view [ReLICv2]
     interpolation: str = one_of("bilinear", "bicubic")  # of crops, "bicubic" in [BYOL]; antialiased
     # networks
-    backbone: str = "resnet18"  # or "narrow" (3 blocks), "resnet50", "resnet200"
+    backbone: str = "resnet18"  # or "airbench", "narrow" (3 blocks each), "resnet50", "resnet200"
     width: int = number(64, 8, 4096)  # channels of the first stage, 8 or more; 128 is "2x"
     stem: str = one_of("cifar", "imagenet")  # 3x3 and no pooling; or 7x7, stride 2, max-pooling
     stem_stride: int = number(1, 1, 4)  # of the cifar stem
@@ -82,7 +82,7 @@ class Config:
     # optimisation
     epochs: int = number(300, 1, 10**6)  # [paper]; an epoch draws about as many images as there are to train on
     batch_size: int = number(4096, 2, 2**20)  # B [paper]
-    optimizer: str = one_of("lars", "sgd", "adamw")  # LARS [paper], Nesterov SGD or AdamW
+    optimizer: str = one_of("lars", "sgd", "adamw", "muon")  # LARS [paper], Nesterov SGD, AdamW, or Muon
     lr: float = number(0.3, 0, 1e6)  # at batch 256, scaled by B / 256 [paper; the scaling is in the official code]
     momentum: float = number(0.9, 0, 1)
     weight_decay: float = number(1e-6, 0, 1e6)  # [paper]

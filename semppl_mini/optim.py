@@ -15,7 +15,9 @@ import math
 import torch
 from torch import nn
 
+from . import parallel
 from .lars import LARS, param_groups
+from .muon import Muon
 
 
 def lr_at(config, epoch: float) -> float:
@@ -34,13 +36,16 @@ def gamma_at(gamma: float, schedule: str, progress: float) -> float:
 
 
 def make_optimizer(config, module: nn.Module) -> torch.optim.Optimizer:
-    """LARS, Nesterov SGD or AdamW (betas: momentum, 0.99); biases and batch norm: no decay, no LARS adaptation."""
+    """LARS, Nesterov SGD, AdamW (betas: momentum, 0.99) or Muon beside it; biases and batch norm: no decay, no LARS adaptation."""
     groups, rate = param_groups(module), dict(lr=0.0, weight_decay=config.weight_decay)
     if config.optimizer == "lars":
         return LARS(groups, momentum=config.momentum, eta=config.eta, **rate)
     groups[1]["weight_decay"] = 0.0
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, betas=(config.momentum, 0.99), **rate)
+    if config.optimizer == "muon":
+        fast = parallel.uses_bf16(config, groups[0]["params"][0].device)
+        return Muon(groups, betas=(config.momentum, 0.99), fast=fast, **rate)
     return torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.momentum > 0, **rate)
 
 

@@ -10,6 +10,7 @@ from .batches import Batches, epoch_order
 from .config import Config
 from .data import Data
 from .method import Method
+from .networks import whiten
 from .optim import lr_at, make_optimizer, set_lr
 
 
@@ -48,6 +49,8 @@ def fit(
     with keeping.Keeper(run, optimizer, batches, digests, **options) as keeper:
         keeper.resume(resume)
         if not run.history:
+            if weights is None:
+                whiten(method, batches.train)  # the first layer of airbench; of other encoders nothing
             measure_untrained(method, batches, keeper)
             keeper.close_epoch()
         for epoch in keeper.epochs(workers):

@@ -14,8 +14,8 @@ from .. import parallel
 from ..data import Data, ImageSet
 from ..keeping import Interrupted
 from ..method import encode
-from ..networks import networks
-from ..rng import INIT, generator
+from ..networks import whiten
+from ..semppl import SemPPL
 from ..train import fit
 
 
@@ -127,9 +127,11 @@ def classifier_accuracy(model: nn.Sequential, images: ImageSet, config) -> float
     return float((encode(model, images, config).argmax(1) == images.truth).float().mean())
 
 
-def untrained_encoder(config) -> nn.Module:
-    """The encoder a run of this config starts from."""
-    return networks(config, generator(config.seed, 0, INIT))["encoder"].to(parallel.device_of(config))
+def untrained_encoder(config, data: Data) -> nn.Module:
+    """The encoder a run of this config on this data starts from."""
+    method = SemPPL(config, len(data.classes))
+    whiten(method, data.train)
+    return method.encoder.to(parallel.device_of(config))
 
 
 def raw_pixel_accuracy(data: Data, split: str = "test", k: int = 1) -> float:

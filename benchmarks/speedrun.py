@@ -1,0 +1,70 @@
+"""Minutes of training to a few-label accuracy: one run of a recipe, one JSON file.
+
+    python benchmarks/speedrun.py                                   the preset cifar10_cpu as it is
+    python benchmarks/speedrun.py epochs=4 tau=0.1 --seeds 0 1 2    with changes, seed after seed
+
+Few-label accuracy: logistic regression on the frozen features of the labelled images, read out on the validation
+images, of which training sees nothing; the test images are not touched. Minutes: the sum of all training steps, views
+included, read-outs left out. They depend on the machine and on what else it does, so a file says processor, threads
+and steps a second; compare minutes of quiet machines only. A stopped run goes on; a finished one is only read.
+"""
+
+import json
+from pathlib import Path
+
+from timing import hardware
+
+import semppl_mini as s
+from semppl_mini.files import make_folder, write_json
+from semppl_mini.keeping import runs_dir
+from semppl_mini.keeping.command import Parser, command, override
+from semppl_mini.keeping.run import software
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def speedrun(name: str, config: s.Config, data: s.Data, folder: Path, tune_steps: int = 0, every: int = 0) -> dict:
+    """Train (or go on), read out on validation images, write folder/NAME.json; a file that is there is read."""
+    path = make_folder(folder) / f"{name}.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    asked, halves = make_folder(runs_dir() / "speedrun" / name), {}
+
+    def look(run, record: dict) -> None:
+        shown = {key: record.get(key) for key in ("epoch", "loss", "pseudo_label_accuracy", "purity", "seconds")}
+        if every and record["epoch"] and record["epoch"] % every == 0 and record["epoch"] < config.epochs:
+            halves[record["epoch"]] = s.evaluate(run.method.encoder, config, data, "val")
+            shown |= halves[record["epoch"]]
+        print(name, json.dumps(shown), flush=True)
+
+    run = s.fit(config, data, asked, [look], progress=False)
+    read = s.evaluate(run.method.encoder, config, data, "val", tune_steps, all_labels=True)
+    seconds = sum(record["seconds"] for record in run.history[1:])
+    result = {"name": name, "data": data.provenance, "config": config.to_dict(), "seconds": seconds, "read": read}
+    result |= {"on the way": halves, "history": run.history, "hardware": hardware(), "software": software()}
+    write_json(path, result)
+    return result
+
+
+def main() -> None:
+    parser = Parser(__doc__)
+    parser.add_argument("changes", nargs="*", help="field=value")
+    parser.add_argument("--preset", default="cifar10_cpu")
+    parser.add_argument("--data", default="cifar10")
+    parser.add_argument("--name", help="of the files; by default preset and changes")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0])
+    parser.add_argument("--tune-steps", type=int, default=0, help="fine-tune, too, for so many steps")
+    parser.add_argument("--every", type=int, default=0, help="read out on the way, too, every so many epochs")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "speedruns")
+    chosen = parser.parse_args()
+    config = s.presets.named(chosen.preset).replace(**dict(map(override, chosen.changes)))
+    name = chosen.name or "-".join([chosen.preset, *chosen.changes]).replace("/", "_")
+    data = s.data_for(config, chosen.data)
+    for seed in chosen.seeds:
+        result = speedrun(f"{name}-seed{seed}", config.replace(seed=seed), data, chosen.out, chosen.tune_steps,
+                          chosen.every)  # fmt: skip
+        print(result["name"], f"{result['seconds'] / 60:.1f} min", json.dumps(result["read"]), flush=True)
+
+
+if __name__ == "__main__":
+    command(main, "speedrun")
