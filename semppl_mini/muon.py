@@ -10,8 +10,6 @@
 import torch
 from torch import Tensor
 
-from . import parallel
-
 
 class Muon(torch.optim.AdamW):
     """params, lr, and AdamW's betas, weight_decay; parameters of four dimensions get Muon's step, others AdamW's."""

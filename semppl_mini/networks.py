@@ -126,7 +126,7 @@ def whiten(method: nn.Module, images, most: int = 50_000) -> None:
 def _airbench(config) -> Airbench:
     small = min(config.large_size, config.small_size if config.small_views else config.large_size)
     if small < 9:
-        raise ValueError(f"backbone = 'airbench' halves a view three times; give views of 9 pixels or more, not {small}.")
+        raise ValueError(f"backbone = 'airbench' halves a view thrice, and one has {small} pixels; give 9 or more.")
     return Airbench(config.width, config.recompute)
 
 

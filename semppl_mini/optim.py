@@ -36,7 +36,7 @@ def gamma_at(gamma: float, schedule: str, progress: float) -> float:
 
 
 def make_optimizer(config, module: nn.Module) -> torch.optim.Optimizer:
-    """LARS, Nesterov SGD, AdamW (betas: momentum, 0.99) or Muon beside it; biases and batch norm: no decay, no LARS adaptation."""
+    """LARS, Nesterov SGD, AdamW (betas: momentum, 0.99), Muon with it; biases, batch norm: no decay, no adaptation."""
     groups, rate = param_groups(module), dict(lr=0.0, weight_decay=config.weight_decay)
     if config.optimizer == "lars":
         return LARS(groups, momentum=config.momentum, eta=config.eta, **rate)
