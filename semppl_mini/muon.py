@@ -1,10 +1,10 @@
 """Muon on convolutions (Jordan et al., 2024, kellerjordan.github.io/posts/muon), AdamW on everything else.
 
-    m <- mu m + g                      g, m: a convolution's gradient and momentum, (out, in h w)
-    u  = g + mu m                      Nesterov, mu = 0.6 [airbench]
-    U  = orthogonal(u)                 near the closest matrix with orthonormal rows (or columns)
-    w <- sqrt(out) w / |w|             the norm is held, so a step is a rotation [airbench]
-    w <- w - 20 lr U                   20: then one lr suits both Muon and AdamW [ours]
+    m <- mu m + g                    g, m: a convolution's gradient and its momentum, (out, in h w); mu = 0.6 [airbench]
+    u  = g + mu m                    Nesterov
+    U  = orthogonal(u)               near the matrix with orthonormal rows (or columns) that is closest to u
+    w <- sqrt(out) w / |w|           the norm is held, so that a step is a turn [airbench]
+    w <- w - 20 lr U                 by the factor one lr suits both, as in AdamW's own step [ours]
 """
 
 import torch
@@ -12,10 +12,13 @@ from torch import Tensor
 
 
 class Muon(torch.optim.AdamW):
-    """params, lr, and AdamW's betas, weight_decay; parameters of four dimensions get Muon's step, others AdamW's."""
+    """params, lr, and AdamW's betas and weight_decay; parameters of four dimensions get Muon's step, others AdamW's.
 
-    def __init__(self, params, lr: float, mu: float = 0.6, scale: float = 20.0, fast: bool = False, **adamw):
-        self.mu, self.scale, self.fast = mu, scale, fast  # fast: products in bfloat16
+    scale: 20 above. bf16: Newton-Schulz in bfloat16, for hardware that has it.
+    """
+
+    def __init__(self, params, lr: float, mu: float = 0.6, scale: float = 20.0, bf16: bool = False, **adamw):
+        self.mu, self.scale, self.bf16 = mu, scale, bf16
         super().__init__(params, lr=lr, **adamw)
 
     def add_param_group(self, group: dict) -> None:
@@ -23,7 +26,7 @@ class Muon(torch.optim.AdamW):
         super().add_param_group(group)
         for w in self.param_groups[-1]["params"]:
             if w.dim() == 4:
-                self.state[w]["momentum"] = torch.zeros_like(w)
+                self.state[w] = {"step": torch.tensor(0.0), "momentum": torch.zeros_like(w)}  # AdamW wants one
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -31,27 +34,26 @@ class Muon(torch.optim.AdamW):
         with torch.enable_grad():
             loss = None if closure is None else closure()
         for group in self.param_groups:
-            for w in group["params"]:
-                if w.dim() == 4 and w.grad is not None:
-                    self._rotate(w, torch.tensor(self.scale * group["lr"], dtype=torch.float64).to(w))
-                    w.grad = None  # AdamW passes it over
+            turned = [w for w in group["params"] if w.dim() == 4 and w.grad is not None]
+            for w in turned:
+                self._turn(w, self.scale * group["lr"])
+                w.grad = None  # so AdamW passes it over
         super().step()
         return loss
 
-    def _rotate(self, w: Tensor, lr: Tensor) -> None:
+    def _turn(self, w: Tensor, lr: float) -> None:
         m = self.state[w]["momentum"].mul_(self.mu).add_(w.grad)
-        u = w.grad.add(m, alpha=self.mu).flatten(1)
-        with torch.autocast(w.device.type, torch.bfloat16, enabled=self.fast):
-            U = orthogonal(u).view_as(w)
+        U = orthogonal(w.grad.add(m, alpha=self.mu).flatten(1), bf16=self.bf16).view_as(w)
         w.mul_(len(w) ** 0.5 / w.norm())
-        w.addcmul_(U.to(w), lr, value=-1)
+        w.addcmul_(U, torch.tensor(-lr, dtype=torch.float64).to(w))  # a tensor: XLA would compile anew for 0 and 1
 
 
-def orthogonal(u: Tensor, steps: int = 3) -> Tensor:
-    """Newton-Schulz steps that bring all singular values of u (n, m) near 1 (between some 0.7 and 1.2 after five)."""
+def orthogonal(u: Tensor, steps: int = 3, bf16: bool = False) -> Tensor:
+    """u (n, m) by Newton-Schulz: singular values of 2% of its norm or more come to between 0.68 and 1.21."""
     X = u / (u.norm() + 1e-7)
     X = X.T if len(u) > u.shape[1] else X
+    X = X.bfloat16() if bf16 else X
     for _ in range(steps):
         A = X @ X.T
         X = 3.4445 * X + (-4.7750 * A + 2.0315 * A @ A) @ X
-    return X.T if len(u) > u.shape[1] else X
+    return (X.T if len(u) > u.shape[1] else X).to(u.dtype)

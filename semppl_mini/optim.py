@@ -44,8 +44,8 @@ def make_optimizer(config, module: nn.Module) -> torch.optim.Optimizer:
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, betas=(config.momentum, 0.99), **rate)
     if config.optimizer == "muon":
-        fast = parallel.uses_bf16(config, groups[0]["params"][0].device)
-        return Muon(groups, betas=(config.momentum, 0.99), fast=fast, **rate)
+        bf16 = parallel.uses_bf16(config, groups[0]["params"][0].device)
+        return Muon(groups, betas=(config.momentum, 0.99), bf16=bf16, **rate)
     return torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.momentum > 0, **rate)
 
 

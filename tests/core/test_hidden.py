@@ -13,7 +13,8 @@ from semppl_mini.batches import Batches
     {},
     {"optimizer": "sgd", "lr": 0.5, "k": 3, "gamma_schedule": "cosine"},
     {"semantic_positives": 0},
-], ids=["lars", "sgd", "augmentation-only"])  # fmt: skip
+    {"backbone": "airbench", "small_size": 9, "optimizer": "muon", "lr": 0.02},
+], ids=["lars", "sgd", "augmentation-only", "airbench-muon"])  # fmt: skip
 def test_hidden_labels_change_no_weight_and_no_buffer(changes):
     checks.check_hidden(**changes)
 

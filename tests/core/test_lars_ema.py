@@ -1,4 +1,4 @@
-"""LARS, the EMA of the target, and the schedules of learning rate and gamma."""
+"""LARS, Muon, the EMA of the target, and the schedules of learning rate and gamma."""
 
 import checks
 import pytest
@@ -6,7 +6,7 @@ import torch
 from checks import tiny, units
 from torch.testing import assert_close
 
-from semppl_mini import lars, optim
+from semppl_mini import lars, muon, optim
 from semppl_mini.networks import mlp
 
 # ---- LARS
@@ -106,6 +106,48 @@ def test_negative_settings_of_lars(name):
         lars.LARS([torch.nn.Parameter(torch.ones(1))], **{"lr": 0.1, name: -0.1})
 
 
+# ---- Muon
+
+
+def test_muon_equals_singular_values_and_adamw(device):
+    checks.check_muon(device)
+
+
+def test_muon_in_bfloat16_is_near():
+    u = units(32, 90)
+    assert_close(muon.orthogonal(u, bf16=True), muon.orthogonal(u), rtol=0, atol=0.02)
+    s = torch.linalg.svdvals(muon.orthogonal(u))
+    assert 0.68 < s.min() and s.max() < 1.21
+
+
+def test_muon_holds_the_norm_of_a_convolution():
+    w = torch.nn.Parameter(5 * units(8, 4, 3, 3))
+    optimizer = muon.Muon([w], lr=0.0)
+    w.grad = units(8, 4, 3, 3, seed=1)
+    optimizer.step()
+    assert_close(w.detach().norm(), torch.tensor(8.0).sqrt())
+    assert_close(w.detach() / w.detach().norm(), units(8, 4, 3, 3) / units(8, 4, 3, 3).norm())
+
+
+def test_muon_resumes_from_its_state_dict():
+    """Three steps, or two, a new optimizer with the state of the first, and one more: the same bits."""
+    gradients = [[units(8, 4, 3, 3, seed=i), units(5, 6, seed=i)] for i in range(3)]
+
+    def train(cut):
+        parameters = [torch.nn.Parameter(units(8, 4, 3, 3)), torch.nn.Parameter(units(5, 6))]
+        optimizer = muon.Muon(parameters, lr=0.01)
+        for i, step in enumerate(gradients):
+            if i == cut:
+                state, optimizer = optimizer.state_dict(), muon.Muon(parameters, lr=0.5)
+                optimizer.load_state_dict(state)
+            for w, g in zip(parameters, step, strict=True):
+                w.grad = g.clone()
+            optimizer.step()
+        return parameters
+
+    assert all(map(torch.equal, train(None), train(2)))
+
+
 # ---- EMA
 
 
@@ -148,7 +190,7 @@ def test_no_warm_up_starts_at_the_peak():
     assert [optim.lr_at(config, epoch) for epoch in (0, 2, 4)] == pytest.approx([0.3, 0.15, 0.0])
 
 
-@pytest.mark.parametrize("optimizer", ["lars", "sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["lars", "sgd", "adamw", "muon"])
 def test_every_optimizer_spares_biases_and_batch_norm_from_decay(optimizer):
     """With zero gradients, decay alone moves weights; biases and batch norm stay."""
     module = mlp(5, 4, 3)

@@ -6,12 +6,13 @@ from types import SimpleNamespace
 import checks
 import pytest
 import torch
-from checks import random, tiny
+from checks import differing, random, tiny, tiny_data, weights
 from torch import nn
 from torch.testing import assert_close
 from torchvision.models import resnet18, resnet50
 
-from semppl_mini.networks import BLOCKS, ENCODERS, STEMS, ResNet, basic_block, mlp, networks
+from semppl_mini import SemPPL, fit, load_run, train
+from semppl_mini.networks import BLOCKS, ENCODERS, STEMS, Airbench, ResNet, basic_block, mlp, networks, whiten
 from semppl_mini.parallel import compiled
 from semppl_mini.recipes import resnets
 from semppl_mini.recipes.resnets import bottleneck, deep_stem, imagenet_stem, sk_bottleneck
@@ -183,6 +184,86 @@ def test_convolutions_start_by_hes_rule():
     weight = ResNet(BLOCKS["narrow"], 8).stages[2].conv2.weight.detach()  # (32, 32, 3, 3)
     he = (2 / (9 * 32)) ** 0.5  # fan out
     assert abs(float(weight.std()) / he - 1) < 0.05 and abs(float(weight.mean())) < 0.1 * he
+
+
+# ---- airbench
+
+AIRBENCH = {"backbone": "airbench", "small_size": 9, "optimizer": "muon", "lr": 0.02}
+
+
+def test_airbench_is_numpys(device):
+    checks.check_airbench(device)
+
+
+def test_whitening_is_numpys(device):
+    checks.check_whitening(device)
+
+
+def test_airbench_has_the_sizes_of_its_docstring():
+    network, convolutions = Airbench(64), (24 * 64, 64 * 64, 64 * 128, 128 * 128, 128 * 256, 256 * 256)
+    assert network.dim == 256
+    sizes = 24 * 12 + 24, 9 * sum(convolutions), 4 * (64 + 128 + 256)  # whitening, 3x3, batch norms
+    assert sum(p.numel() for p in network.parameters()) == sum(sizes) == 1_158_712
+    assert [name for name, p in network.named_parameters() if not p.requires_grad] == ["stem.0.weight"]
+
+
+@pytest.mark.parametrize("height, width", [(9, 9), (32, 24), (17, 32)])
+def test_airbench_takes_any_size_from_9(height, width):
+    assert Airbench(8)(torch.zeros(2, 3, height, width)).shape == (2, 32)
+
+
+def test_airbench_refuses_smaller_views():
+    with pytest.raises(ValueError, match="^backbone = 'airbench' halves a view thrice, and one has 8 pixels; give"):
+        SemPPL(tiny(backbone="airbench"), 10)
+
+
+def test_airbench_begins_as_the_identity():
+    """A channel that was there before a convolution is there after it, among those that are new."""
+    for first, _, _, _, second, _, _ in Airbench(8).groups:
+        for convolution in (first, second):
+            n = min(convolution.in_channels, convolution.out_channels)
+            x = random(1, convolution.in_channels, 6, 6)
+            assert_close(convolution(x)[:, :n], x[:, :n])
+
+
+def test_airbench_recomputes_to_the_same_bits():
+    runs = [fit(tiny(**AIRBENCH, recompute=recompute), tiny_data(), progress=False) for recompute in (False, True)]
+    assert not differing(*map(weights, runs))
+
+
+def test_whitening_draws_by_the_seed_what_it_looks_at():
+    def stem(seed, most):
+        method = SemPPL(tiny(**AIRBENCH, seed=seed), 10)
+        whiten(method, tiny_data().train, most)
+        return method.encoder.stem[0].weight
+
+    assert torch.equal(stem(0, 20), stem(0, 20)) and not torch.equal(stem(0, 20), stem(1, 20))
+    assert_close(stem(0, 64), stem(1, 64), rtol=0, atol=1e-4)  # all of them, in another order
+
+
+def test_whitening_is_computed_once_and_kept(tmp_path, monkeypatch):
+    """From the training images as a run begins; not for a run that goes on, that starts from weights, or is loaded."""
+    config, asked = tiny(**AIRBENCH), []
+    monkeypatch.setattr(train, "whiten", lambda *given: asked.append(1) or whiten(*given))
+    begun = fit(config, tiny_data(), tmp_path, progress=False, steps=5)
+    stem = begun.method.encoder.stem[0].weight
+    wanted = SemPPL(config, 10)
+    whiten(wanted, tiny_data().train)
+    assert asked == [1] and torch.equal(stem, wanted.encoder.stem[0].weight)
+    ended = fit(config, tiny_data(), tmp_path, progress=False)
+    another = fit(config.replace(seed=1), tiny_data(), progress=False, weights=tmp_path)
+    assert asked == [1]
+    for run in (ended, another, load_run(tmp_path)):
+        assert torch.equal(run.method.encoder.stem[0].weight, stem)
+        assert torch.equal(run.method.target["encoder"].stem[0].weight, stem)
+
+
+def test_supervised_only_whitens_by_the_labelled_images(monkeypatch):
+    seen = []
+    monkeypatch.setattr(train, "whiten", lambda method, images: seen.append(images))
+    config = tiny(**AIRBENCH, method="finetune", large_views=1, small_views=0)
+    fit(config, tiny_data(), progress=False)
+    assert (seen[0].labels >= 0).all() and len(seen[0]) == 20
 
 
 def test_an_encoder_of_ones_own_joins_by_its_name(monkeypatch):

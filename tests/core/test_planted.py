@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from semppl_mini import batches, lars, losses, method, optim, parallel, positives, semppl, views
+from semppl_mini import batches, lars, losses, method, muon, networks, optim, parallel, positives, semppl, views
 from semppl_mini import votes as pseudo_labels  # fmt: skip
 from semppl_mini.parallel import memory, pixels
 from semppl_mini.queue import LabelledQueue
@@ -701,6 +701,68 @@ def the_embedding_is_normalised(right):
 @planted(ifnd_checks.check_batch_step, parallel, "together")
 def batch_statistics_are_of_each_view_alone(right):
     return lambda encoder, head, views, n: torch.cat([right(encoder, head, [x], n) for x in views])
+
+
+# ---- airbench and Muon
+
+
+@planted(checks.check_muon, muon, "orthogonal")
+def muon_steps_by_the_gradient_itself(right):
+    return lambda u, **more: u / u.norm()
+
+
+@planted(checks.check_muon, muon, "orthogonal")
+def muon_takes_two_steps_of_newton_and_schulz(right):
+    return lambda u, **more: right(u, steps=2)
+
+
+@planted(checks.check_muon, muon.Muon, "_turn")
+def muon_forgets_its_momentum(right):
+    def wrong(self, w, lr):
+        self.state[w]["momentum"].zero_()
+        right(self, w, lr)
+
+    return wrong
+
+
+@planted(checks.check_muon, muon.Muon, "_turn")
+def muon_lets_the_norm_grow(right):
+    def wrong(self, w, lr):
+        norm = w.norm()
+        right(self, w, lr)
+        w.mul_(norm / len(w) ** 0.5)
+
+    return wrong
+
+
+@planted(checks.check_whitening, networks, "whiten")
+def the_target_is_not_whitened(right):
+    def wrong(method, images):
+        kept = copy.deepcopy(method.target)
+        right(method, images)
+        method.target.load_state_dict(kept.state_dict())
+
+    return wrong
+
+
+@planted(checks.check_whitening, networks, "normalise")
+def patches_are_not_normalised(right):
+    return lambda x, mean, std: x
+
+
+@planted(checks.check_whitening, torch.linalg, "eigh")
+def spreads_are_not_squared(right):
+    return lambda moment: (right(moment)[0] ** 2, right(moment)[1])
+
+
+@planted(checks.check_airbench, networks.Airbench, "forward")
+def the_stem_has_no_gelu(right):
+    def wrong(self, x):
+        for layer in (self.stem[0], *self.groups):
+            x = layer(x)
+        return x.mean((2, 3))
+
+    return wrong
 
 
 # ---- the proof

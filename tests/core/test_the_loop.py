@@ -8,6 +8,7 @@ from semppl_mini import SemPPL, fit, relatives
 from semppl_mini.batches import epoch_order
 from semppl_mini.files import checkpoint
 from semppl_mini.method import Batch
+from semppl_mini.networks import whiten
 from semppl_mini.optim import lr_at, make_optimizer
 from semppl_mini.rng import VIEWS, generator
 from semppl_mini.views import draw_views, make_views
@@ -18,6 +19,7 @@ def bare(config, data):
     train, kind = data.train, relatives.METHODS[config.method]
     method = kind(config, len(data.classes), int(train.ids.max()) + 1).to(memory_format=torch.channels_last)
     train = train.labelled() if kind.labelled_only else train
+    whiten(method, train)
     optimizer, each = make_optimizer(config, method.online), len(train) // config.batch_size
     for step in range(config.epochs * each):
         epoch, i = divmod(step, each)
@@ -42,6 +44,7 @@ CLASSIFIER = {"large_views": 1, "small_views": 0, "optimizer": "sgd", "lr": 0.1,
 RUNS = {
     "lars": {}, "sgd, cosine EMA": {"optimizer": "sgd", "lr": 0.5, "gamma_schedule": "cosine"},
     "adamw": {"optimizer": "adamw", "lr": 0.01}, "a share of labels": {"labelled_share": 0.25},
+    "airbench, muon": {"backbone": "airbench", "small_size": 9, "optimizer": "muon", "lr": 0.02},
     "augmentation-only": {"semantic_positives": 0}, "oracle": {"oracle": True}, "masks": {"mask_p": 0.5},
     "microbatches": {"microbatches": 2}, "recompute": {"recompute": True}, "bf16": {"precision": "bf16"},
     "ifnd": {"method": "ifnd", "clusters": (4, 8), "recluster": 1, "lr": 0.1, "epochs": 3},

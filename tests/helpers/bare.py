@@ -3,6 +3,7 @@
 from semppl_mini import monitor, parallel, train
 from semppl_mini.batches import Batches
 from semppl_mini.keeping import class_of
+from semppl_mini.networks import whiten
 from semppl_mini.optim import lr_at, make_optimizer, set_lr
 
 
@@ -15,6 +16,7 @@ class Bare:
         self.config = config
         self.batches = Batches(config, images.labelled() if kind.labelled_only else images, kind.draw)
         self.method = parallel.placed(method, self.batches.device, config)
+        whiten(self.method, self.batches.train)
         self.optimizer = make_optimizer(config, method.online)
 
     def step(self, step, ready=None):

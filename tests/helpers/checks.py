@@ -16,7 +16,7 @@ from bare import Bare
 from torch.testing import assert_close
 from torchvision.transforms.v2 import functional as TF
 
-from semppl_mini import fit, lars, losses, networks, optim, positives, semppl, views
+from semppl_mini import fit, lars, losses, muon, networks, optim, positives, semppl, views
 from semppl_mini import votes as pseudo_labels
 from semppl_mini.config import Config
 from semppl_mini.data import Data, hide_labels, load_data, pick
@@ -634,6 +634,87 @@ def check_lars(device):
         given = array(start[name]), [array(g) for g in gradients[name]]
         wanted = lars_loop(*given, 0.7, **settings, exclude=exclude)
         np.testing.assert_allclose(array(p), wanted, atol=1e-5, err_msg=name)
+
+
+def muon_loop(weights, gradients, lr, mu, scale):
+    """What Muon makes of convolutions in float64 NumPy, by the singular values of each step."""
+    for i, w in enumerate(weights):
+        w, m = array(w).copy(), 0
+        for g in gradients:
+            g = array(g[i])
+            m = mu * m + g
+            U, s, V = np.linalg.svd((g + mu * m).reshape(len(g), -1), full_matrices=False)
+            s = s / np.sqrt((s**2).sum())
+            for _ in range(3):
+                s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+            w = w / np.sqrt((w**2).sum()) * np.sqrt(len(w)) - scale * lr * ((U * s) @ V).reshape(w.shape)
+        yield w
+
+
+def check_muon(device):
+    """Wide and tall convolutions turn as by NumPy; matrices and vectors move as by torch's AdamW."""
+    shapes, adamw = [(8, 4, 3, 3), (48, 4, 3, 3), (5, 6), (7,)], {"betas": (0.9, 0.99), "weight_decay": 0.1}
+    start = [units(*shape, seed=i).double().to(device) for i, shape in enumerate(shapes)]
+    gradients = [[units(*shape, seed=seed).double().to(device) for shape in shapes] for seed in (7, 8, 9)]
+    ours, theirs = ([torch.nn.Parameter(w.clone()) for w in start] for _ in range(2))
+    optimizers = muon.Muon(ours, lr=0.01, mu=0.6, scale=20.0, **adamw), torch.optim.AdamW(theirs, lr=0.01, **adamw)
+    for step in gradients:
+        for parameters, optimizer in zip((ours, theirs), optimizers, strict=True):
+            for w, g in zip(parameters, step, strict=True):
+                w.grad = g.clone()
+            optimizer.step()
+    for w, wanted in zip(ours, muon_loop(start[:2], gradients, 0.01, 0.6, 20.0), strict=False):
+        assert_close(array(w), wanted, rtol=1e-6, atol=1e-8)
+    for w, wanted in zip(ours[2:], theirs[2:], strict=True):
+        assert_close(w, wanted)
+
+
+def patches_of(images, mean, std):
+    """All 2x2 patches of uint8 images (n, 3, H, W), normalised, colour by colour, as float64 NumPy rows of 12."""
+    x = (array(images) / 255 - np.array(mean).reshape(3, 1, 1)) / np.array(std).reshape(3, 1, 1)
+    n, _, H, W = x.shape
+    return np.array([x[i, :, h : h + 2, w : w + 2].ravel()
+                     for i in range(n) for h in range(H - 1) for w in range(W - 1)])  # fmt: skip
+
+
+def check_whitening(device):
+    """W (mean p p^T + 5e-4) W^T = 1, filters from the strongest on; each stem the same, and its negatives."""
+    config, images = tiny(backbone="airbench", small_size=9), tiny_data().train.take(torch.arange(6))
+    method = SemPPL(config, 10).to(device)
+    networks.whiten(method, images)
+    stems = [m for m in method.modules() if isinstance(m, networks.Whitening)]
+    assert len(stems) == 2 and torch.equal(stems[0].weight, stems[1].weight)
+    W, p = array(stems[0].weight).reshape(24, 12), patches_of(images.images, config.mean, config.std)
+    assert_close(W[:12], -W[12:])
+    moment = p.T @ p / len(p) + 5e-4 * np.eye(12)
+    assert_close(W[:12] @ moment @ W[:12].T, np.eye(12), rtol=0, atol=1e-3)
+    power = ((p @ W[:12].T) ** 2).mean(0) / (W[:12] ** 2).sum(1)  # of each filter's direction
+    assert (np.diff(power) <= 1e-6 * power[0]).all()
+
+
+def airbench_loop(network, x):
+    """The network in training mode, layer by layer, in float64 NumPy."""
+    gelu = np.vectorize(lambda a: a * 0.5 * (1 + math.erf(a / math.sqrt(2))))
+    stem = network.stem[0]
+    windows = np.lib.stride_tricks.sliding_window_view(array(x), (2, 2), (2, 3))
+    x = gelu(np.einsum("bchwij,ocij->bohw", windows, array(stem.weight)) + array(stem.bias)[:, None, None])
+    for first, _, norm1, _, second, norm2, _ in network.groups:
+        x = conv_loop(x, array(first.weight))
+        H, W = x.shape[2] // 2, x.shape[3] // 2
+        x = x[:, :, : 2 * H, : 2 * W].reshape(*x.shape[:2], H, 2, W, 2).max((3, 5))
+        x = gelu(norm_loop(conv_loop(gelu(norm_loop(x, norm1)), array(second.weight)), norm2))
+    return x.mean((2, 3))
+
+
+def check_airbench(device):
+    network = networks.Airbench(8).to(device)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for norm in (m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+            torch.nn.init.normal_(norm.weight), torch.nn.init.normal_(norm.bias)
+        torch.nn.init.normal_(network.stem[0].bias)
+        x = torch.randn(2, 3, 17, 15)
+    assert_close(array(network(x.to(device))), airbench_loop(network, x), rtol=1e-3, atol=1e-4)
 
 
 def check_schedule(device=None):

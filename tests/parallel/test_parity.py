@@ -64,7 +64,8 @@ def test_parity_of_two_processes_with_one_in_float32(folder):
     assert_close(one["terms"], two["terms"], rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.parametrize("changes", [["microbatches=2"], ["recompute=True"], ["small_views=0", "mask_p=0.5"]])
+@pytest.mark.parametrize("changes", [["microbatches=2"], ["recompute=True"], ["small_views=0", "mask_p=0.5"],
+                                     ["backbone=airbench", "small_size=9", "optimizer=muon", "lr=0.02"]])  # fmt: skip
 def test_parity_of_variants(changes, folder):
     if changes == ["microbatches=2"]:  # a part is half the rows of each process: other statistics, so no equality
         two = steps(folder, 2, *changes)

@@ -115,7 +115,7 @@ def test_raw_pixels_equal_scikit_learn(split):
 
 def tuned(data, steps=3, config=None):
     config = config or tiny()
-    return fine_tune(untrained_encoder(config), config, data, steps)
+    return fine_tune(untrained_encoder(config, data), config, data, steps)
 
 
 def test_fine_tuning_sees_labelled_images_only():
@@ -132,7 +132,7 @@ def test_fine_tuning_sees_labelled_images_only():
 
 def test_fine_tuning_moves_a_copy_of_all_weights(device):
     config = tiny(device=str(device))
-    encoder = untrained_encoder(config)
+    encoder = untrained_encoder(config, tiny_data())
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     model = fine_tune(encoder, config, tiny_data(), 3)
     assert not checks.differing(before, encoder.state_dict())
@@ -146,7 +146,7 @@ def test_fine_tuning_is_fits_own_and_fixed_in_advance(monkeypatch):
     note = lambda config, *rest, **more: seen.append(config) or fit(config, *rest, **more)  # noqa: E731
     monkeypatch.setattr(evaluation, "fit", note)
     config = tiny(mask_p=0.5, blur_p=(1.0,), solarize_p=(0.5,), oracle=True, labelled_share=0.5, microbatches=2)
-    fine_tune(untrained_encoder(config), config, tiny_data(), 7)
+    fine_tune(untrained_encoder(config, tiny_data()), config, tiny_data(), 7)
     supervised(config, tiny_data(), 7)
     assert seen[0] == seen[1]  # fine-tuned and from scratch alike
     c = seen[0]
@@ -167,9 +167,9 @@ def test_fine_tuning_learns_its_labels():
 def test_supervised_only_starts_from_the_untrained_encoder():
     config = tiny()
     still = dict(supervised(config, tiny_data(), 1, lr=0.0)[0].named_parameters())  # a step that moves nothing
-    assert not checks.differing(still, dict(untrained_encoder(config).named_parameters()))
+    assert not checks.differing(still, dict(untrained_encoder(config, tiny_data()).named_parameters()))
     assert not checks.differing(
-        SemPPL(config, 10).encoder.state_dict(), untrained_encoder(config).state_dict()
+        SemPPL(config, 10).encoder.state_dict(), untrained_encoder(config, tiny_data()).state_dict()
     )
 
 
@@ -186,7 +186,7 @@ def test_classifier_accuracy_counts_right_answers(device):
 
 def test_evaluate_reports_every_read_out_and_its_bank():
     config, data = tiny(), tiny_data()
-    encoder = untrained_encoder(config)
+    encoder = untrained_encoder(config, data)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     few = evaluate(encoder, config, data)
     assert set(few) == {"split", "bank", "knn20", "linear", "few_label"}  # no 200 neighbours among 20
@@ -202,7 +202,7 @@ def test_evaluate_reports_every_read_out_and_its_bank():
 def test_read_outs_need_and_see_no_validation_image():
     """Who has few labels has no validation set: without one every figure is the same."""
     config, data = tiny(), tiny_data()
-    encoder, none = untrained_encoder(config), data.val.take(torch.arange(0))
+    encoder, none = untrained_encoder(config, data), data.val.take(torch.arange(0))
     both = [evaluate(encoder, config, d, tune_steps=2, all_labels=True)
             for d in (data, dataclasses.replace(data, val=none))]  # fmt: skip
     assert both[0] == both[1] and {"fine_tuned", "linear_all"} < set(both[0])
@@ -210,7 +210,7 @@ def test_read_outs_need_and_see_no_validation_image():
 
 def test_few_label_read_outs_do_not_depend_on_hidden_labels():
     config, data = tiny(), tiny_data()
-    encoder = untrained_encoder(config)
+    encoder = untrained_encoder(config, data)
     one, other = (evaluate(encoder, config, d, tune_steps=1) for d in (data, checks.hidden_permuted(data)))
     assert one == other
 

@@ -115,7 +115,7 @@ def test_spread_covers_a_sorted_set(n, count):
 
 def test_measure_reads_everything_of_a_split():
     data, config = tiny_data(), tiny()
-    result = measures.measure(untrained_encoder(config), config, data, "val", shots=(1, 2, 3), n=10)
+    result = measures.measure(untrained_encoder(config, data), config, data, "val", shots=(1, 2, 3), n=10)
     assert set(result["few_shot"]) == {1, 2} and set(result["robustness"]) == {*corruptions.CORRUPTIONS, "mean"}
     assert result["robustness"]["mean"] == pytest.approx(
         np.mean([x for name, x in result["robustness"].items() if name != "mean"])
