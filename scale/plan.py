@@ -159,8 +159,13 @@ def memory(config: Config, devices: int, classes: int) -> dict[str, float]:
         "online networks": size_of(nets.values()),
         "target networks": size_of([nets["encoder"], nets["projector"]]),
         "gradients": weights * (2 if devices > 1 else 1),  # once more in a row, to be exchanged
-        "optimizer": weights * (2 if c.optimizer == "adamw" else 1),
+        "optimizer": sum(4 * p.numel() * moments(c.optimizer, p) for p in nets.parameters()),
     }
+
+
+def moments(optimizer: str, weight: torch.Tensor) -> int:
+    """How many numbers an optimizer keeps of each one of a weight."""
+    return 2 if optimizer == "adamw" or (optimizer == "muon" and weight.dim() != 4) else 1
 
 
 def size_of(modules) -> int:

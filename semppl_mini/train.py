@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from . import keeping, monitor, parallel
+from .airbench import whiten
 from .batches import Batches, epoch_order
 from .config import Config
 from .data import Data
 from .method import Method
-from .networks import whiten
 from .optim import lr_at, make_optimizer, set_lr
 
 

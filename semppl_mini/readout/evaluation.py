@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import parallel
+from ..airbench import whiten
 from ..data import Data, ImageSet
 from ..keeping import Interrupted
 from ..method import encode
-from ..networks import whiten
 from ..semppl import SemPPL
 from ..train import fit
 

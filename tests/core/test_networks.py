@@ -12,7 +12,8 @@ from torch.testing import assert_close
 from torchvision.models import resnet18, resnet50
 
 from semppl_mini import SemPPL, fit, load_run, train
-from semppl_mini.networks import BLOCKS, ENCODERS, STEMS, Airbench, ResNet, basic_block, mlp, networks, whiten
+from semppl_mini.airbench import airbench, whiten
+from semppl_mini.networks import BLOCKS, ENCODERS, STEMS, ResNet, basic_block, mlp, networks
 from semppl_mini.parallel import compiled
 from semppl_mini.recipes import resnets
 from semppl_mini.recipes.resnets import bottleneck, deep_stem, imagenet_stem, sk_bottleneck
@@ -200,7 +201,7 @@ def test_whitening_is_numpys(device):
 
 
 def test_airbench_has_the_sizes_of_its_docstring():
-    network, convolutions = Airbench(64), (24 * 64, 64 * 64, 64 * 128, 128 * 128, 128 * 256, 256 * 256)
+    network, convolutions = airbench(64), (24 * 64, 64 * 64, 64 * 128, 128 * 128, 128 * 256, 256 * 256)
     assert network.dim == 256
     sizes = 24 * 12 + 24, 9 * sum(convolutions), 4 * (64 + 128 + 256)  # whitening, 3x3, batch norms
     assert sum(p.numel() for p in network.parameters()) == sum(sizes) == 1_158_712
@@ -209,7 +210,7 @@ def test_airbench_has_the_sizes_of_its_docstring():
 
 @pytest.mark.parametrize("height, width", [(9, 9), (32, 24), (17, 32)])
 def test_airbench_takes_any_size_from_9(height, width):
-    assert Airbench(8)(torch.zeros(2, 3, height, width)).shape == (2, 32)
+    assert airbench(8)(torch.zeros(2, 3, height, width)).shape == (2, 32)
 
 
 def test_airbench_refuses_smaller_views():
@@ -219,7 +220,7 @@ def test_airbench_refuses_smaller_views():
 
 def test_airbench_begins_as_the_identity():
     """A channel that was there before a convolution is there after it, among those that are new."""
-    for first, _, _, _, second, _, _ in Airbench(8).groups:
+    for first, _, _, _, second, _, _ in airbench(8).stages:
         for convolution in (first, second):
             n = min(convolution.in_channels, convolution.out_channels)
             x = random(1, convolution.in_channels, 6, 6)
@@ -269,7 +270,7 @@ def test_supervised_only_whitens_by_the_labelled_images(monkeypatch):
 def test_an_encoder_of_ones_own_joins_by_its_name(monkeypatch):
     """A stand-in for a config, as it is asked for its fields alone."""
     config = SimpleNamespace(**vars(tiny()) | {"backbone": "mine"})
-    with pytest.raises(ValueError, match="^backbone = 'mine' is not known; choose one of narrow, .*, resnet200.$"):
+    with pytest.raises(ValueError, match="^backbone = 'mine' is not known; choose one of narrow, .*, airbench.$"):
         networks(config, torch.Generator())
     monkeypatch.setitem(ENCODERS, "mine", lambda config: ResNet((1,), config.width, stem=STEMS["imagenet"]))
     parts = networks(config, torch.Generator())

@@ -15,7 +15,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from semppl_mini import batches, lars, losses, method, muon, networks, optim, parallel, positives, semppl, views
+from semppl_mini import (
+    airbench,
+    batches,
+    lars,
+    losses,
+    method,
+    muon,
+    networks,
+    optim,
+    parallel,
+    positives,
+    semppl,
+    views,
+)
 from semppl_mini import votes as pseudo_labels  # fmt: skip
 from semppl_mini.parallel import memory, pixels
 from semppl_mini.queue import LabelledQueue
@@ -735,7 +748,7 @@ def muon_lets_the_norm_grow(right):
     return wrong
 
 
-@planted(checks.check_whitening, networks, "whiten")
+@planted(checks.check_whitening, airbench, "whiten")
 def the_target_is_not_whitened(right):
     def wrong(method, images):
         kept = copy.deepcopy(method.target)
@@ -745,7 +758,7 @@ def the_target_is_not_whitened(right):
     return wrong
 
 
-@planted(checks.check_whitening, networks, "normalise")
+@planted(checks.check_whitening, airbench, "normalise")
 def patches_are_not_normalised(right):
     return lambda x, mean, std: x
 
@@ -755,10 +768,10 @@ def spreads_are_not_squared(right):
     return lambda moment: (right(moment)[0] ** 2, right(moment)[1])
 
 
-@planted(checks.check_airbench, networks.Airbench, "forward")
+@planted(checks.check_airbench, networks.Encoder, "forward")
 def the_stem_has_no_gelu(right):
     def wrong(self, x):
-        for layer in (self.stem[0], *self.groups):
+        for layer in (self.stem[0], *self.stages):
             x = layer(x)
         return x.mean((2, 3))
 

@@ -5,10 +5,10 @@ import torch
 from checks import differing, tiny, tiny_data, weights
 
 from semppl_mini import SemPPL, fit, relatives
+from semppl_mini.airbench import whiten
 from semppl_mini.batches import epoch_order
 from semppl_mini.files import checkpoint
 from semppl_mini.method import Batch
-from semppl_mini.networks import whiten
 from semppl_mini.optim import lr_at, make_optimizer
 from semppl_mini.rng import VIEWS, generator
 from semppl_mini.views import draw_views, make_views

@@ -1,9 +1,9 @@
 """A training with nothing around it, step by step: no folder, no log, no resume."""
 
 from semppl_mini import monitor, parallel, train
+from semppl_mini.airbench import whiten
 from semppl_mini.batches import Batches
 from semppl_mini.keeping import class_of
-from semppl_mini.networks import whiten
 from semppl_mini.optim import lr_at, make_optimizer, set_lr
 
 

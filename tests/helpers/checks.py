@@ -16,7 +16,7 @@ from bare import Bare
 from torch.testing import assert_close
 from torchvision.transforms.v2 import functional as TF
 
-from semppl_mini import fit, lars, losses, muon, networks, optim, positives, semppl, views
+from semppl_mini import airbench, fit, lars, losses, muon, networks, optim, positives, semppl, views
 from semppl_mini import votes as pseudo_labels
 from semppl_mini.config import Config
 from semppl_mini.data import Data, hide_labels, load_data, pick
@@ -681,8 +681,8 @@ def check_whitening(device):
     """W (mean p p^T + 5e-4) W^T = 1, filters from the strongest on; each stem the same, and its negatives."""
     config, images = tiny(backbone="airbench", small_size=9), tiny_data().train.take(torch.arange(6))
     method = SemPPL(config, 10).to(device)
-    networks.whiten(method, images)
-    stems = [m for m in method.modules() if isinstance(m, networks.Whitening)]
+    airbench.whiten(method, images)
+    stems = [m for m in method.modules() if isinstance(m, airbench.Whitening)]
     assert len(stems) == 2 and torch.equal(stems[0].weight, stems[1].weight)
     W, p = array(stems[0].weight).reshape(24, 12), patches_of(images.images, config.mean, config.std)
     assert_close(W[:12], -W[12:])
@@ -698,7 +698,7 @@ def airbench_loop(network, x):
     stem = network.stem[0]
     windows = np.lib.stride_tricks.sliding_window_view(array(x), (2, 2), (2, 3))
     x = gelu(np.einsum("bchwij,ocij->bohw", windows, array(stem.weight)) + array(stem.bias)[:, None, None])
-    for first, _, norm1, _, second, norm2, _ in network.groups:
+    for first, _, norm1, _, second, norm2, _ in network.stages:
         x = conv_loop(x, array(first.weight))
         H, W = x.shape[2] // 2, x.shape[3] // 2
         x = x[:, :, : 2 * H, : 2 * W].reshape(*x.shape[:2], H, 2, W, 2).max((3, 5))
@@ -707,7 +707,7 @@ def airbench_loop(network, x):
 
 
 def check_airbench(device):
-    network = networks.Airbench(8).to(device)
+    network = airbench.airbench(8).to(device)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         for norm in (m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)):

@@ -108,6 +108,7 @@ CONFIGS = {
     "resnet50": tiny(batch_size=24, **LARGE),
     "recompute": tiny(batch_size=24, recompute=True, **LARGE),
     "sk": tiny(sk=True, **LARGE),
+    "airbench": tiny(backbone="airbench", small_size=9),
 }
 
 
@@ -186,7 +187,8 @@ def check_state(config=CONFIGS["narrow"]):
     assert {name: planned[name] for name in real} == real
 
 
-@pytest.mark.parametrize("changes", [{}, {"optimizer": "sgd"}, {"optimizer": "adamw"}, {"queue": 33, "large_views": 3}])
+@pytest.mark.parametrize("changes", [{}, {"optimizer": "sgd"}, {"optimizer": "adamw"}, {"queue": 33, "large_views": 3},
+                                     {"backbone": "airbench", "small_size": 9, "optimizer": "muon"}])  # fmt: skip
 def test_bytes_of_state_are_those_of_the_tensors(changes):
     check_state(tiny(**changes))
 

@@ -1,0 +1,77 @@
+"""airbench: the plain network of the CIFAR speedruns (Jordan, 2024, arXiv 2404.00498), here an encoder for minutes.
+
+    p = the 2x2 patches of normalised images, rows of 12         W = V (S + 5e-4)^(-1/2), where mean p p^T = V S V^T
+    stem     GELU([W, -W]^T p + b)                               24 channels, whitened; W is computed, b is trained
+    stage    conv 3x3, max-pool 2x2, BN, GELU, conv 3x3, BN, GELU
+
+with `width`, 2 width and 4 width channels in three stages. Most of its work is thus wide convolutions of few pixels,
+what processors and GPUs do best: on two CPU cores it learns in minutes what a ResNet of `narrow` does in half an hour.
+The original ends in a max-pool and a scaled linear layer and leaves norms without weights; ours end as a ResNet.
+"""
+
+import torch
+from torch import nn
+from torchvision.models.resnet import conv3x3
+
+from . import parallel
+from .networks import ENCODERS, Encoder
+from .rng import INIT, generator
+from .views import normalise
+
+
+class Whitening(nn.Conv2d):
+    """The first layer of airbench: (B, 3, H, W) -> (B, 24, H - 1, W - 1), decorrelated 2x2 patches and their negatives.
+
+    Its weights are not trained, `whiten` computes them from images; until then they are random. The bias is trained.
+    """
+
+    def __init__(self):
+        super().__init__(3, 24, 2)
+        nn.init.zeros_(self.bias)
+        self.weight.requires_grad_(False)
+
+
+def group(inner: int, outer: int) -> nn.Sequential:
+    """(B, inner, H, W) -> (B, outer, H // 2, W // 2). As many channels as can be begin as they came [airbench]."""
+    first, second = conv3x3(inner, outer), conv3x3(outer, outer)
+    for convolution in (first, second):
+        nn.init.kaiming_normal_(convolution.weight)
+        nn.init.dirac_(convolution.weight.data[: convolution.in_channels])
+    norms = nn.BatchNorm2d(outer), nn.BatchNorm2d(outer)
+    return nn.Sequential(first, nn.MaxPool2d(2), norms[0], nn.GELU(), second, norms[1], nn.GELU())
+
+
+def airbench(width: int, recompute: bool = False) -> Encoder:
+    """An encoder of any H, W >= 9, its features of 4 width numbers."""
+    stem, sizes = nn.Sequential(Whitening(), nn.GELU()), (24, width, 2 * width, 4 * width)
+    return Encoder(stem, list(map(group, sizes, sizes[1:])), 4 * width, recompute)
+
+
+@torch.no_grad()
+def whiten(method: nn.Module, images, most: int = 50_000) -> None:
+    """Give each `Whitening` of a method the 12 eigenvectors of the images' 2x2 patches, each over its spread.
+
+    images: an ImageSet, of which at most so many are drawn by the method's seed. W^T W = (mean p p^T + 5e-4)^-1 of
+    normalised patches p [airbench]. Process 0 computes, the others are told. No label is read.
+    """
+    stems, config, moment = [m for m in method.modules() if isinstance(m, Whitening)], method.config, 0
+    if stems and parallel.rank() == 0:
+        rows = torch.randperm(len(images), generator=generator(config.seed, 2, INIT))[:most]
+        for part in rows.split(500):
+            x = normalise(images.whole(part, config.large_size).float() / 255, config.mean, config.std)
+            p = nn.functional.unfold(x, 2)  # (b, 12, patches)
+            moment = moment + (p @ p.mT / p.shape[2]).double().sum(0)
+        values, vectors = torch.linalg.eigh(moment / len(rows))
+        W = (vectors / (values + 5e-4).sqrt()).flip(1).T.view(12, 3, 2, 2)  # the largest first
+    for weight in (stem.weight for stem in stems):
+        weight.copy_(parallel.tell(torch.cat([W, -W]) if parallel.rank() == 0 else None))
+
+
+def _of(config) -> Encoder:
+    small = min(config.large_size, config.small_size if config.small_views else config.large_size)
+    if small < 9:
+        raise ValueError(f"backbone = 'airbench' halves a view thrice, and one has {small} pixels; give 9 or more.")
+    return airbench(config.width, config.recompute)
+
+
+ENCODERS["airbench"] = _of
