@@ -165,7 +165,8 @@ def memory(config: Config, devices: int, classes: int) -> dict[str, float]:
 
 def moments(optimizer: str, weight: torch.Tensor) -> int:
     """How many numbers an optimizer keeps of each one of a weight."""
-    return 2 if optimizer == "adamw" or (optimizer == "muon" and weight.dim() != 4) else 1
+    two = optimizer == "adamw" or (optimizer == "muon" and weight.dim() != 4)
+    return weight.requires_grad * (1 + two)
 
 
 def size_of(modules) -> int:

@@ -175,12 +175,13 @@ def check_state(config=CONFIGS["narrow"]):
     optimizer = make_optimizer(config, method.online)
     for p in method.online.parameters():
         p.grad = torch.ones_like(p)
+    gradients = sum(p.grad.nbytes for p in method.parameters() if p.grad is not None)
     optimizer.step()
     real = {
         "queues": sum(t.nbytes for t in method.queue.state_dict().values()),
         "online networks": sum(t.nbytes for t in method.online.state_dict().values()),
         "target networks": sum(t.nbytes for t in method.target.state_dict().values()),
-        "gradients": sum(p.grad.nbytes for p in method.parameters() if p.grad is not None),
+        "gradients": gradients,
         "optimizer": sum(t.nbytes for state in optimizer.state.values() for t in state.values() if t.dim()),
     }
     planned = planner.memory(config, 1, 10)
