@@ -30,15 +30,18 @@ class Muon(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure=None):
-        """One update of every parameter that has a gradient; a convolution's is None afterwards."""
+        """One update of every parameter that has a gradient. A closure is evaluated first, its loss returned."""
         with torch.enable_grad():
             loss = None if closure is None else closure()
+        turned = {w: w.grad for group in self.param_groups for w in group["params"] if w.dim() == 4}
         for group in self.param_groups:
-            turned = [w for w in group["params"] if w.dim() == 4 and w.grad is not None]
-            for w in turned:
-                self._turn(w, self.scale * group["lr"])
-                w.grad = None  # so AdamW passes it over
+            for w in group["params"]:
+                if turned.get(w) is not None:
+                    self._turn(w, self.scale * group["lr"])
+                    w.grad = None  # so that AdamW passes it over
         super().step()
+        for w, gradient in turned.items():
+            w.grad = gradient
         return loss
 
     def _turn(self, w: Tensor, lr: float) -> None:

@@ -71,7 +71,8 @@ def test_parity_of_variants(changes, folder):
         two = steps(folder, 2, *changes)
         assert torch.stack(two["terms"]).isfinite().all()
         return
-    agree(steps(folder, 1, *changes), steps(folder, 2, *changes), **STRICT)
+    adam = dict(rtol=1e-6, atol=1e-6)  # the bias before a batch norm has no gradient, and AdamW scales up its rounding
+    agree(steps(folder, 1, *changes), steps(folder, 2, *changes), **(adam if "optimizer=muon" in changes else STRICT))
 
 
 @pytest.mark.parametrize("name", RELATIVES)

@@ -77,6 +77,11 @@ def test_parity_of_four_xla_devices_with_one_process_in_float32(folder):
     torch.testing.assert_close(one["terms"][:2], four["terms"][:2], rtol=1e-3, atol=1e-3)
 
 
+def test_parity_of_airbench_and_muon_on_four_xla_devices(folder):
+    changes = ["backbone=airbench", "small_size=9", "optimizer=muon", "lr=0.02"]
+    agree(steps(folder, *changes), steps(folder, *changes, xla=True), rtol=1e-6, atol=1e-6)  # as of two processes
+
+
 @pytest.mark.parametrize("name, tolerance", [("ifnd", STRICT), ("carp", {"rtol": 1e-6, "atol": 1e-9})])
 def test_parity_of_relatives_on_four_xla_devices(name, tolerance, folder):
     """IFND, clustering after the first epoch, and CARP, whose GELU XLA computes to some 1e-8 only, in float64."""
