@@ -692,9 +692,9 @@ def prototypes_are_not_normalised(right):
     return property(lambda self: self.weight)
 
 
-@planted(carp_checks.check_step, carp.CARP, "_embed")
+@planted(carp_checks.check_step, carp, "embed_together")
 def the_embedding_is_normalised(right):
-    return lambda self, views, networks: F.normalize(right(self, views, networks), dim=2)
+    return lambda views, networks, config: F.normalize(right(views, networks, config), dim=2)
 
 
 @planted(carp_checks.check_step, parallel, "together")
