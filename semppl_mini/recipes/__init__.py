@@ -1,7 +1,6 @@
 """Presets, a function a recipe: paper values are the defaults of `Config`; here are the differences, with reasons.
 
-Run here are those whose names begin with digits or cifar10_cpu, and no others. IFND and CARP train without labels:
-labels=500 is what their read-outs may see.
+Run here are those whose names begin with digits or cifar10_cpu, and no others.
 """
 
 import inspect
@@ -10,19 +9,6 @@ from ..config import Config
 from . import resnets  # adds ImageNet's encoders to those of networks.py
 
 CIFAR100 = {"labels": 2500, "mean": (0.5071, 0.4865, 0.4409), "std": (0.2673, 0.2564, 0.2762)}
-IFND = {"method": "ifnd", "labelled_share": None, "keys": "online", "clusters": (10, 30, 100)}  # on ten classes
-CARP = {"method": "carp", "labelled_share": None}
-
-# The paper's larger encoders, `imagenet_1pct().replace(**LARGER["SK-ResNet-50 2x"])`; 2x is twice the width.
-LARGER = {
-    "ResNet-50 2x": {"width": 128}, "ResNet-50 4x": {"width": 256},
-    "ResNet-200 2x": {"backbone": "resnet200", "width": 128},
-    "SK-ResNet-50 1x": {"sk": True}, "SK-ResNet-50 2x": {"sk": True, "width": 128},
-    "SK-ResNet-200 2x": {"backbone": "resnet200", "sk": True, "width": 128},
-}  # fmt: skip
-
-
-# ---- SemPPL on small images -----------------------------------------------------------------------------------------
 
 
 def digits() -> Config:
@@ -36,11 +22,9 @@ def digits() -> Config:
 
 
 def cifar10() -> Config:
-    """CIFAR-10 on one GPU: ResNet-18, the paper's method, peers' sizes for CIFAR.
-
-    Peers, all labels in the read-out: lightly's k-NN, best epoch on test, 200 epochs at B 128: NNCLR 83.4, BYOL 86.9;
-    solo-learn's online linear head, 1000 epochs: NNCLR 91.88, BYOL 92.58. Protocols differ: not comparable.
-    """
+    """CIFAR-10 on one GPU: ResNet-18, the paper's method, peers' sizes for CIFAR."""
+    # Peers, all labels in the read-out: lightly's k-NN, best epoch on test, 200 epochs at B 128: NNCLR 83.4, BYOL 86.9;
+    # solo-learn's online linear head, 1000 epochs: NNCLR 91.88, BYOL 92.58. Protocols differ: not comparable.
     return Config(
         labels=500, mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616), large_size=32, small_size=16,
         small_scale=(0.08, 0.35),  # 0.05-0.14 of 32 pixels is 7 to 12 pixels: too little to see [ours]
@@ -69,7 +53,13 @@ def cifar100() -> Config:
     return cifar10().replace(labelled_share=1 / 6, **CIFAR100)
 
 
-# ---- SemPPL on ImageNet, and the two ways the paper reads its encoder out -------------------------------------------
+# The paper's larger encoders, `imagenet_1pct().replace(**LARGER["SK-ResNet-50 2x"])`; 2x is twice the width.
+LARGER = {
+    "ResNet-50 2x": {"width": 128}, "ResNet-50 4x": {"width": 256},
+    "ResNet-200 2x": {"backbone": "resnet200", "width": 128},
+    "SK-ResNet-50 1x": {"sk": True}, "SK-ResNet-50 2x": {"sk": True, "width": 128},
+    "SK-ResNet-200 2x": {"backbone": "resnet200", "sk": True, "width": 128},
+}  # fmt: skip
 
 
 def imagenet_1pct() -> Config:
@@ -108,7 +98,7 @@ def imagenet_finetune_10pct() -> Config:
     return imagenet_finetune_1pct().replace(labels=128116)
 
 
-# ---- IFND -----------------------------------------------------------------------------------------------------------
+IFND = {"method": "ifnd", "labelled_share": None, "keys": "online", "clusters": (10, 30, 100)}  # on ten classes
 
 
 def digits_ifnd() -> Config:
@@ -145,7 +135,7 @@ def imagenet_ifnd() -> Config:
     )  # fmt: skip
 
 
-# ---- CARP -----------------------------------------------------------------------------------------------------------
+CARP = {"method": "carp", "labelled_share": None}  # no label trains it, nor IFND: they are for the read-outs
 
 
 def digits_carp() -> Config:

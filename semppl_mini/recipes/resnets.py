@@ -1,11 +1,7 @@
-"""ImageNet's encoders, ResNets of bottlenecks with selective kernels or without, and its stems.
+"""ImageNet's encoders, ResNets of bottlenecks (1x1, 3x3, 1x1) with selective kernels or without, and its stems.
 
-    backbone     blocks a stage    block              features
-    resnet50     3, 4, 6, 3        1x1, 3x3, 1x1      32 width    [paper]
-    resnet200    3, 24, 36, 3      1x1, 3x3, 1x1      32 width    [paper]
-
-Width 64 is "1x", 128 "2x", 256 "4x". As in the official repositories of BYOL and SemPPL, bottlenecks have their stride
-in the 3x3 ("v1.5"), and their last batch norm starts at zero: the block is its shortcut (basic ones were slow so).
+Features are 32 width; width 64 is "1x", 128 "2x", 256 "4x". As in BYOL's and SemPPL's official repositories, the stride
+is in the 3x3 ("v1.5"), and the last batch norm starts at zero: the block is its shortcut (basic ones were slow so).
 
 Selective kernels (SK; Li et al., 2019, as in SimCLRv2) take the place of each bottleneck's 3x3 convolution, C channels:
 
@@ -23,7 +19,7 @@ from torchvision.models.resnet import Bottleneck, conv1x1, conv3x3
 
 from ..networks import ENCODERS, STEMS, ResNet
 
-BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet200": (3, 24, 36, 3)}
+BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet200": (3, 24, 36, 3)}  # a stage [paper]
 
 
 def imagenet_stem(width: int, _=None) -> nn.Sequential:
