@@ -1,8 +1,11 @@
 """What else the three papers measure of a frozen encoder, by the protocol of evaluation.py; features (n, D)."""
 
+import io
+
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as tv
 
@@ -73,7 +76,13 @@ def transformed(x: Tensor, rng: torch.Generator) -> Tensor:
     whole = torch.tensor(x.shape[1:])
     side = (whole * (0.5 + 0.4 * torch.rand(2, generator=rng))).round().long()
     top = (torch.rand(2, generator=rng) * (whole - side + 1)).long()
-    return tv.jpeg(tv.resized_crop(x, *top.tolist(), *side.tolist(), whole.tolist(), antialias=True), 30)
+    return jpeg(tv.resized_crop(x, *top.tolist(), *side.tolist(), whole.tolist(), antialias=True), 30)
+
+
+def jpeg(x: Tensor, quality: int) -> Tensor:
+    """A uint8 image (3, H, W) as it comes back from a JPEG file."""
+    tv.to_pil_image(x).save(file := io.BytesIO(), "JPEG", quality=quality)
+    return tv.pil_to_tensor(Image.open(file))
 
 
 def _impulse(x: Tensor, share: float, rng) -> Tensor:
@@ -101,7 +110,7 @@ CORRUPTIONS = {  # name: (function of an image in [0, 1], its strength by severi
     "brightness": (lambda x, by, rng: x + by, (0.05, 0.1, 0.15, 0.2, 0.3)),
     "contrast": (_contrast, (0.75, 0.5, 0.4, 0.3, 0.15)),
     "saturate": (lambda x, factor, rng: tv.adjust_saturation(x, factor), (0.7, 0.5, 1.7, 2.2, 2.7)),
-    "jpeg": (lambda x, quality, rng: tv.jpeg((x * 255).round().byte(), quality) / 255, (80, 65, 58, 50, 40)),
+    "jpeg": (lambda x, quality, rng: jpeg((x * 255).round().byte(), quality) / 255, (80, 65, 58, 50, 40)),
 }
 
 

@@ -128,10 +128,7 @@ class CARP(Method):
         seen = {"o": F.normalize(z.detach(), dim=2), "chosen": t.argmax(2), "usage": t.softmax(2).mean((0, 1))}
         return L_c + L_h, {"terms": {"L_c": L_c, "L_h": L_h}, **seen}
 
-    before_step = Method.move_target
-
-    def after_step(self, progress: float) -> None:
-        """Nothing: the teacher has moved."""
+    before_step, after_step = Method.after_step, Method.before_step  # the teacher moves first
 
     def count(self, seen: dict, batch: Batch, truth_of: Tensor) -> dict:
         """How many of the K prototypes the teacher chooses, over the global batch, equal on all processes."""

@@ -123,9 +123,8 @@ class KeyQueue(nn.Module):
         self.register_buffer("ids", torch.full((capacity,), -1))  # (Q,)
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))  # the next slot to write
 
-    @torch.no_grad()
     def enqueue(self, keys: Tensor, ids: Tensor) -> None:
-        """Write keys (B, D), ids (B,) over the oldest; of a batch larger than the queue, the last Q."""
+        """Write detached keys (B, D), ids (B,) over the oldest; of a batch larger than the queue, the last Q."""
         Q = len(self.ids)
         slot = (self.pointer + torch.arange(len(ids), device=ids.device)[-Q:]) % Q
         self.keys[slot], self.ids[slot] = keys[-Q:].to(self.keys.dtype), ids[-Q:]
