@@ -15,7 +15,8 @@ from torch import nn
 
 from .. import relatives
 from ..config import Config
-from ..files import checkpoint, digest, label_count
+from ..data import label_count
+from ..files import checkpoint, digest
 from ..method import Method
 
 HELD = {"config": dict, "data": str, "images": str, "weights": str, "classes": int, "method": dict, "optimizer": dict,
