@@ -413,9 +413,9 @@ def shortcuts_count_pixels_beyond_the_edge(right):
     return lambda stride: torch.nn.Sequential(torch.nn.ZeroPad2d((0, 1, 0, 1)), torch.nn.AvgPool2d(2, stride))
 
 
-@planted(checks.check_memory, memory, "buffers_kept")
+@planted(checks.check_memory, memory, "functional_call")
 def recomputation_updates_running_statistics_again(right):
-    return lambda network: contextlib.nullcontext()
+    return lambda network, buffers, x: network(x)
 
 
 @planted(checks.check_memory, memory, "in_parts")
