@@ -105,8 +105,7 @@ def hold_out(truth: Tensor, val: int, classes: list[str], name: str, free: Tenso
     held = rows[pick(truth[rows], val, C, seed=0, balanced=balanced)]
     kept = torch.ones(len(truth), dtype=torch.bool).index_fill_(0, held, False)
     left = torch.bincount(truth[kept], minlength=C)
-    if int(left.min()) == 0:
-        gone = int(left.argmin())
+    if left[gone := int(left.argmin())] == 0:
         remedy = "give fewer, or val=0" if sizes[gone] else "the set itself has none: pack it without this class"
         raise ValueError(f"val = {val} leaves no training image of class {classes[gone]!r}; {remedy}.")
     return kept.nonzero().squeeze(1), held

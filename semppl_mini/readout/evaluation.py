@@ -128,7 +128,11 @@ def raw_pixel_accuracy(data: Data, split: str = "test", k: int = 1) -> float:
 
 
 def evaluate(encoder: nn.Module, config, data: Data, split="test", tune_steps: int = 0, all_labels=False) -> dict:
-    """Read-outs of a frozen encoder on a split, as shares: {"knn20", "knn200", "linear", ...}."""
+    """Read-outs of a frozen encoder on a split, as shares: {"knn20", "knn200", "linear", ...}.
+
+    few_label is another name of linear; fine_tuned: all weights, for `tune_steps` steps. With all_labels, knn20_all ...
+    use the true class of every training image: a yardstick for the features, not a few-label result.
+    """
     if split not in ("train", "val", "test"):
         raise ValueError(f"split = {split!r} is unknown; give train, val or test.")
     bank, asked = labelled_images(data), getattr(data, split)
@@ -136,10 +140,10 @@ def evaluate(encoder: nn.Module, config, data: Data, split="test", tune_steps: i
         raise ValueError(f"There are no {split} images to evaluate on; give another split, or add them to the data.")
     x, q = (encode(encoder, s, config) for s in (bank, asked))
     result = {"split": split, "bank": len(bank), **frozen(x, bank.labels, q, asked.truth)}
-    result["few_label"] = result["linear"]  # another name
-    if tune_steps:  # of all weights
+    result["few_label"] = result["linear"]
+    if tune_steps:
         result["fine_tuned"] = classifier_accuracy(fine_tune(encoder, config, data, tune_steps), asked, config)
-    if all_labels:  # the true class of every training image: a yardstick for the features, not a few-label result
+    if all_labels:
         every = frozen(encode(encoder, data.train, config), data.train.truth, q, asked.truth)
         result |= {f"{name}_all": share for name, share in every.items()}
     return result
