@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .files import check_labels, check_left, check_val, colour_digits, digest, find_pack, read_pack
+from .files import colour_digits, digest, read_pack
 from .rng import LABELS, generator
 from .views import Draw, make_views
 
@@ -82,7 +82,7 @@ def load_data(name_or_path="digits", labels=None, label_seed: int = 0, val: int 
     label_seed picks which. val: how many are held out for tuning, always the same (a tenth by default): as many of each
     class, or in proportion where one is over 10% smaller than their mean. ValueError: no pack, or a bad count.
     """
-    splits, meta = colour_digits() if str(name_or_path) == "digits" else read_pack(find_pack(name_or_path))
+    splits, meta = colour_digits() if str(name_or_path) == "digits" else read_pack(name_or_path)
     (images, truth, masks), n = splits["train"], len(splits["train"][1])
     train = ImageSet(images, truth, torch.arange(n), truth, masks)
     keep, held = hold_out(truth, n // 10 if val is None else val, meta["classes"], meta["name"])
@@ -95,12 +95,19 @@ def load_data(name_or_path="digits", labels=None, label_seed: int = 0, val: int 
 def hold_out(truth: Tensor, val: int, classes: list[str], name: str, free: Tensor | None = None):
     """Indices of the images to train on, and of `val` others, always the same; `free` (n,) says which these may be."""
     rows, C = torch.arange(len(truth)) if free is None else free.nonzero().squeeze(1), len(classes)
-    check_val(val, len(truth), len(rows), classes, name)
+    most = min(len(rows), len(truth) - 1)
+    if not 0 <= val <= most:
+        raise ValueError(f"val = {val} images cannot be held out of {len(rows)}; give 0 to {most}.")
+    if C < 2:
+        raise ValueError(f"{name} has {C} class; give a set of 2 or more.")
     sizes = torch.bincount(truth[rows], minlength=C)
     balanced = 10 * C * int(sizes.min()) >= 9 * len(rows) and -(-val // C) <= int(sizes.min())
     held = rows[pick(truth[rows], val, C, seed=0, balanced=balanced)]
     kept = torch.ones(len(truth), dtype=torch.bool).index_fill_(0, held, False)
-    check_left(torch.bincount(truth[kept], minlength=C), sizes, val, classes)
+    left = torch.bincount(truth[kept], minlength=C)
+    if left[gone := int(left.argmin())] == 0:
+        remedy = "give fewer, or val=0" if sizes[gone] else "the set itself has none: pack it without this class"
+        raise ValueError(f"val = {val} leaves no training image of class {classes[gone]!r}; {remedy}.")
     return kept.nonzero().squeeze(1), held
 
 
@@ -120,11 +127,23 @@ def pick(truth: Tensor, count: int, classes: int, seed: int, balanced: bool = Tr
     return torch.cat([group[:n] for group, n in zip(groups, share.tolist(), strict=True)]).sort().values
 
 
+def label_count(labels, n: int) -> int:
+    """How many of n images keep their label: `labels` is a count or a share."""
+    return labels if isinstance(labels, int) else round(labels * n)
+
+
 def hide_labels(images: ImageSet, labels, seed: int, classes: int) -> ImageSet:
-    """The same images with all but the chosen labels set to -1; `labels` as in `load_data`."""
+    """The same images with all but the chosen labels set to -1; `labels` as in `load_data`, ValueError if it is bad."""
     if labels is None:
         return images
-    count = check_labels(labels, images.truth, classes)
-    chosen = torch.arange(count) if count == len(images) else pick(images.truth, count, classes, seed)
+    if labels is True or not (isinstance(labels, int) and labels > 0 or isinstance(labels, float) and 0 < labels <= 1):
+        raise ValueError(f"labels = {labels!r} is neither a share in (0, 1] nor a count; give for example 0.1 or 500.")
+    n, count = len(images), label_count(labels, len(images))
+    if not classes <= count <= n:
+        raise ValueError(f"labels = {labels} keeps {count} labels; give at least one a class ({classes}), at most {n}.")
+    smallest, most = int(torch.bincount(images.truth, minlength=classes).min()), -(-count // classes)
+    if most > smallest and count < n:
+        raise ValueError(f"labels = {labels} wants {most} a class, but one class has {smallest}; give fewer.")
+    chosen = torch.arange(n) if count == n else pick(images.truth, count, classes, seed)
     visible = torch.full_like(images.truth, -1).index_copy_(0, chosen, images.truth[chosen])
     return replace(images, labels=visible)

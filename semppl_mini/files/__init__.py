@@ -2,7 +2,6 @@
 
 from . import checkpoint
 from .checks import check_fields, check_name, check_parameters, number, one_of, pair
-from .counts import check_labels, check_left, check_val, label_count
 from .digits import colour_digits
-from .packs import data_dir, find_pack, read_pack, write_pack
+from .packs import data_dir, read_pack, write_pack
 from .whole import digest, make_folder, write_json, write_whole

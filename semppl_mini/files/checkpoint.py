@@ -37,7 +37,7 @@ def _checksum(file, size: int) -> str:
     return sha256(file.read(min(2**20, size - start)) for start in range(0, size, 2**20))
 
 
-def load(path, device="cpu") -> dict:
+def load(path) -> dict:
     """What `save` wrote; no code can run. ValueError: missing, damaged, without its checksum, or more than tensors."""
     path = Path(path)
     if not path.is_file():
@@ -48,7 +48,7 @@ def load(path, device="cpu") -> dict:
             whole = _checksum(file, size) == file.read().decode("ascii", "replace")
             if whole and _harmless(zipfile.ZipFile(file), size):
                 file.seek(0)
-                return torch.load(file, map_location=device, weights_only=True)
+                return torch.load(file, map_location="cpu", weights_only=True)
         reason = "it holds more than plain tensors" if whole else "its checksum is missing or wrong"
     except Exception as error:
         reason = f"{type(error).__name__} on reading it"
@@ -57,23 +57,22 @@ def load(path, device="cpu") -> dict:
 
 def _harmless(archive: zipfile.ZipFile, size: int) -> bool:
     """Whether it unpacks to no more than its size and builds tensors only: weights_only allows a bytearray of 2 GB."""
-    if sum(member.file_size for member in archive.infolist()) > size:
-        return False
-    pickles = [archive.read(name) for name in archive.namelist() if name.endswith(".pkl")]
-    calls = [call for pickled in pickles for code, call, _ in pickletools.genops(pickled) if "GLOBAL" in code.name]
-    return all(re.fullmatch(PLAIN, str(call)) for call in calls)
+    fits = sum(member.file_size for member in archive.infolist()) <= size  # else none is read
+    pickles = (archive.read(name) for name in archive.namelist() if name.endswith(".pkl"))
+    calls = (call for pickled in pickles for code, call, _ in pickletools.genops(pickled) if "GLOBAL" in code.name)
+    return fits and all(re.fullmatch(PLAIN, str(call)) for call in calls)
 
 
 def path_of(folder: Path, step: int) -> Path:
     return folder / f"checkpoint-{step:08d}.pt"  # sorted by name is sorted by step
 
 
-def newest(folder: Path, device="cpu") -> tuple[Path, dict] | None:
+def newest(folder: Path) -> tuple[Path, dict] | None:
     """A run's newest whole checkpoint and what it holds, or None; damaged ones are warned of. ValueError: all are."""
     paths = sorted(Path(folder).glob("checkpoint-*.pt"), reverse=True)
     for path in paths:
         try:
-            return path, load(path, device)
+            return path, load(path)
         except ValueError as error:
             warnings.warn(f"{error} The one before it is tried.", stacklevel=2)
     if paths:

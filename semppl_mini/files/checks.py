@@ -1,10 +1,5 @@
 """Checks of what a user gives: the fields of a dataclass, against their types and the limits that stand beside them.
 
-    tau: float = number(0.2, above=0, most=1e6)        a number
-    blur_p: tuple = number((1.0, 0.1), 0, 1)           of a tuple each, here from 0 to 1
-    ratio: tuple = pair((0.75, 1.5), above=0)          two numbers, the smaller first
-    stem: str = one_of("cifar", "imagenet")            a word, by default the first
-
 Limits are generous, but no slip of the hand and no lying file asks for terabytes. Each error is a ValueError.
 """
 
@@ -74,10 +69,7 @@ def check_name(name: str, known, there_is_none: str) -> None:
 
 
 def check_parameters(values: dict, types: dict) -> None:
-    """ValueError unless notebook parameters are of their types {name: type or tuple of types}."""
+    """ValueError unless notebook parameters are of their types {name: type or union of types}."""
     for name, value in values.items():
         check_name(name, types, "There is no parameter")
-        allowed = types[name] if isinstance(types[name], tuple) else (types[name],)
-        if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
-            wanted = " or ".join(kind.__name__ for kind in allowed)
-            raise ValueError(f"Parameter {name} = {value!r} is a {type(value).__name__}; give it as {wanted}.")
+        _check_type(f"Parameter {name}", value, types[name])

@@ -28,20 +28,11 @@ def data_dir() -> Path:
     return Path(os.environ.get("SEMPPL_DATA") or Path(__file__).parents[2] / "data" / "packs")
 
 
-def find_pack(name_or_path) -> Path:
-    """The path of a pack: an .npz file as it is, a name in `data_dir()`."""
-    path = Path(name_or_path)
-    return path if path.suffix == ".npz" else data_dir() / f"{name_or_path}.npz"
-
-
-def write_pack(path, splits: dict, classes: list[str], provenance: str, masks: dict | None = None) -> Path:
-    """Write splits {"train": (images uint8 (n, 3, H, W), labels (n,)), ...}, masks {split: ...}; ValueError if odd."""
-    path, arrays = Path(path), {}
-    for split, (images, labels) in splits.items():
-        arrays[f"{split}_images"] = np.ascontiguousarray(images, np.uint8)
-        arrays[f"{split}_labels"] = np.ascontiguousarray(labels, np.int64)
-        if masks and split in masks:
-            arrays[f"{split}_masks"] = np.ascontiguousarray(masks[split], np.uint8)
+def write_pack(path, splits: dict, classes: list[str], provenance: str) -> Path:
+    """Write splits {"train": (images (n, 3, H, W), labels (n,)[, masks (n, 1, H, W)]), ...}; ValueError if odd."""
+    path = Path(path)
+    arrays = {f"{split}_{part}": np.ascontiguousarray(array, KINDS[part])
+              for split, parts in splits.items() for part, array in zip(KINDS, parts, strict=False)}  # fmt: skip
     digests = {name: sha256([array]) for name, array in arrays.items()}
     meta = {"name": path.stem, "provenance": provenance, "classes": list(classes), "format": 1, "sha256": digests}
     _check_meta(meta)
@@ -51,9 +42,9 @@ def write_pack(path, splits: dict, classes: list[str], provenance: str, masks: d
     return path
 
 
-def read_pack(path) -> tuple[dict, dict]:
-    """Splits {split: (images, labels, masks or None)}, meta; ValueError: missing, damaged, hostile, inconsistent."""
-    path = Path(path)
+def read_pack(name_or_path) -> tuple[dict, dict]:
+    """{split: (images, labels, masks or None)}, meta, of a name or .npz; ValueError: missing, damaged, inconsistent."""
+    path = Path(name_or_path) if Path(name_or_path).suffix == ".npz" else data_dir() / f"{name_or_path}.npz"
     if not path.is_file():
         raise ValueError(f"There is no data pack {path}; make it with data/prepare.py, or give load_data another path.")
     try:
@@ -68,7 +59,7 @@ def read_pack(path) -> tuple[dict, dict]:
         raise ValueError(f"{path} is damaged (sha256 differs); make it again with data/prepare.py.")
     _check_splits(path, arrays, meta)
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    return {s: (tensors[f"{s}_images"], tensors[f"{s}_labels"], tensors.get(f"{s}_masks")) for s in SPLITS}, meta
+    return {split: tuple(tensors.get(f"{split}_{part}") for part in KINDS) for split in SPLITS}, meta
 
 
 class _Reader(io.FileIO):
@@ -103,11 +94,10 @@ def _read_arrays(path: Path) -> dict:
 
 def _check_meta(meta: dict) -> None:
     """ValueError unless name, provenance and class names are printable and short, and the class names differ."""
-    classes, kinds = meta["classes"], {"name": str, "provenance": str, "classes": list}
-    if not all(isinstance(meta[name], kind) for name, kind in kinds.items()):
+    classes, texts = meta["classes"], [meta["name"], meta["provenance"]]
+    if not isinstance(classes, list) or not all(isinstance(text, str) for text in texts):
         raise ValueError("its meta data has wrong types; give name and provenance as text, classes as a list.")
-    texts = (meta["name"], meta["provenance"], *classes)
-    fit = all(isinstance(text, str) and len(text) <= 200 and text.isprintable() for text in texts)
+    fit = all(isinstance(text, str) and len(text) <= 200 and text.isprintable() for text in [*texts, *classes])
     if not fit or len(set(classes)) < len(classes):
         raise ValueError("its classes are no list of different names of up to 200 printable characters; rename them.")
 
@@ -117,15 +107,13 @@ def _check_splits(path: Path, arrays: dict, meta: dict) -> None:
     if odd := sorted(set(arrays) - set(MEMBERS)):
         raise ValueError(f"{path.name} has a strange part {odd[0]!r}; give the splits train and test.")
     for split in SPLITS:
-        has, (images, labels, masks) = f"{path.name}: {split} has", (arrays.get(f"{split}_{part}") for part in KINDS)
-        if images is None or labels is None:
+        has, (x, y, m) = f"{path.name}: {split} has", (arrays.get(f"{split}_{part}") for part in KINDS)
+        if x is None or y is None:
             raise ValueError(f"{path.name} has no {split} split; a pack needs both train and test.")
-        if images.ndim != 4 or images.shape[1] != 3 or labels.shape != images.shape[:1] or not images.size:
-            shape = f"images {images.shape} for {labels.size} labels"
-            raise ValueError(f"{has} {shape}; give one label to each of (n, 3, H, W).")
-        if masks is not None and (masks.shape != (len(images), 1, *images.shape[2:]) or masks.max() > 1):
-            shape = f"masks {masks.shape} up to {masks.max(initial=0)}"
-            raise ValueError(f"{has} {shape}; give 0 or 1 to each pixel, (n, 1, H, W).")
-        low, high, top = labels.min(), labels.max(), len(meta["classes"]) - 1
+        if x.ndim != 4 or x.shape[1] != 3 or y.shape != x.shape[:1] or not x.size:
+            raise ValueError(f"{has} images {x.shape} for {y.size} labels; give one label to each of (n, 3, H, W).")
+        if m is not None and (m.shape != (len(x), 1, *x.shape[2:]) or m.max() > 1):
+            raise ValueError(f"{has} masks {m.shape} up to {m.max(initial=0)}; give 0 or 1 a pixel, (n, 1, H, W).")
+        low, high, top = y.min(), y.max(), len(meta["classes"]) - 1
         if low < 0 or high > top:
             raise ValueError(f"{has} labels from {low} to {high}; with {top + 1} classes they must lie in 0 to {top}.")

@@ -9,8 +9,6 @@ import torch
 from ..parallel import world
 from .signals import Interrupted
 
-EXPECTED = (ValueError, OSError, ArithmeticError, MemoryError, torch.OutOfMemoryError)
-
 
 class Parser(argparse.ArgumentParser):
     """Says what is wrong with the arguments in one line and ends with status 2."""
@@ -49,7 +47,7 @@ def command(main, name: str) -> None:
         sys.exit(128 + stop.signal)
     except KeyboardInterrupt:
         sys.exit(130)
-    except EXPECTED as error:
+    except (ValueError, OSError, ArithmeticError, MemoryError, torch.OutOfMemoryError) as error:
         sys.exit(f"{name}: {error}")
     except RuntimeError as error:
         if world.size() == 1 or "onnection" not in str(error):

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from .. import monitor, parallel
 from ..files import checkpoint, make_folder
-from .run import Run, check_state, class_name, fitting, read_config, software
+from .run import Run, class_name, config_in, fitting, software
 from .signals import Listen, stop
 
 if os.name == "posix":  # elsewhere two trainings of one folder are not noticed
@@ -24,8 +24,7 @@ if os.name == "posix":  # elsewhere two trainings of one folder are not noticed
 class Keeper:
     """Keeps a run. digests: {"images", "weights"} of what it trains on and starts from; last: stop after this step."""
 
-    def __init__(self, run: Run, optimizer, batches, digests: dict, *, callbacks=(), progress: bool = True,
-                 save_every: int | None = None, keep_last: int = 2, last: int | None = None):  # fmt: skip
+    def __init__(self, run: Run, optimizer, batches, digests: dict, callbacks, progress, save_every, keep_last, last):
         run.folder = None if run.folder is None else Path(run.folder)
         self.run, self.optimizer, self.batches, self.callbacks = run, optimizer, batches, callbacks
         self.save_every, self.keep_last, self.each = save_every, keep_last, batches.each
@@ -38,8 +37,15 @@ class Keeper:
         self.hidden = {} if progress and parallel.rank() == 0 else {"disable": True}  # no key: tqdm minds TQDM_DISABLE
 
     def __enter__(self) -> "Keeper":
-        if self.run.folder and parallel.rank() == 0:  # nobody else writes, nor without a folder
-            self._open_log()
+        if (folder := self.run.folder) and parallel.rank() == 0:  # nobody else writes, nor without a folder
+            self.log = open(make_folder(folder) / "log.jsonl", "ab")
+            try:
+                if os.name == "posix":
+                    fcntl.flock(self.log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # gone with the process, however it ends
+            except BlockingIOError:
+                self.log.close()
+                words = "is being trained by another process; wait for it, or choose another folder"
+                raise ValueError(f"{folder} {words}.") from None
         title = self.run.method.title + " ORACLE" * self.run.config.oracle
         self.bar = tqdm(total=self.end_step, desc=title, **self.hidden)
         self.asked = Listen()
@@ -59,7 +65,6 @@ class Keeper:
 
     @property
     def done(self) -> int:
-        """How many steps are done."""
         return max(0, len(self.run.history) - 1) * self.each + len(self.run.unfinished)
 
     def epochs(self, workers: int = 0) -> Iterator[int]:
@@ -112,8 +117,13 @@ class Keeper:
         run.history.append(record)
         run.unfinished = []
         self.write(record)
-        if record["epoch"]:
-            self._show(record)
+        if epoch := record["epoch"]:
+            accuracy, std = record.get("pseudo_label_accuracy") or 0, record["embedding_std"]
+            self.bar.set_postfix(epoch=epoch, loss=f"{record['loss']:.3f}", pseudo=f"{accuracy:.1%}")
+            if std < monitor.COLLAPSED:
+                words = f"collapse in epoch {epoch}: embedding_std = {std:.1e}, spread is 1"
+                self.write({"warning": words})
+                warnings.warn(f"{words}; all images embed alike: try a lower lr, or other gamma and lam.", stacklevel=2)
         self.save()
         for callback in self.callbacks if parallel.rank() == 0 else ():
             callback(run, record)
@@ -127,35 +137,14 @@ class Keeper:
             elif self.log:
                 checkpoint.save(run.folder / "encoder.pt", run.method.encoder.state_dict())
             self.signal = parallel.most(self.asked.signal, self.batches.device)
-        if not run.finished and not run.folder:
+        how = f"the same call or command goes on from {self.saved}"
+        if run.finished:
+            how = "the run is complete"
+        elif not run.folder:
+            how = "nothing is on disk; fit(..., resume=run) goes on, a folder would keep it"
             run.state = self.state()
-        return stop(run, self.signal, self._farewell()) if self.signal else run
-
-    def _show(self, record: dict) -> None:
-        accuracy = record.get("pseudo_label_accuracy") or 0
-        self.bar.set_postfix(epoch=record["epoch"], loss=f"{record['loss']:.3f}", pseudo=f"{accuracy:.1%}")
-        if record["embedding_std"] < monitor.COLLAPSED:
-            message = f"collapse in epoch {record['epoch']}: embedding_std = {record['embedding_std']:.1e}, spread is 1"
-            self.write({"warning": message})
-            warnings.warn(f"{message}; all images embed alike: try a lower lr, or other gamma and lam.", stacklevel=3)
-
-    def _farewell(self) -> str:
-        if self.run.finished:
-            return f"Stopped after the last of {self.end_step} steps: the run is complete."
-        how = "nothing is on disk; fit(..., resume=run) goes on, a folder would keep it"
-        how = f"the same call or command goes on from {self.saved}" if self.run.folder else how
-        return f"Stopped after step {self.done} of {self.end_step}: {how}."
-
-    def _open_log(self) -> None:
-        make_folder(self.run.folder)
-        self.log = open(self.run.folder / "log.jsonl", "ab")
-        try:
-            if os.name == "posix":
-                fcntl.flock(self.log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # gone with the process, however it ends
-        except BlockingIOError:
-            self.log.close()
-            raise ValueError(f"{self.run.folder} is being trained by another process; wait for it, or choose "
-                             "another folder.") from None  # fmt: skip
+        message = f"Stopped after step {self.done} of {self.end_step}: {how}."
+        return stop(run, self.signal, message) if self.signal else run
 
     def write(self, line: dict) -> None:
         if self.log:
@@ -165,7 +154,7 @@ class Keeper:
     def state(self) -> dict:
         """All that a run is, as plain types: what a checkpoint holds."""
         run = self.run
-        return on_cpu({
+        return tree_map_only(torch.Tensor, torch.Tensor.cpu, {  # so that any device can read a checkpoint
             "config": run.config.to_dict(), "position": {"epoch": len(run.history), "step": self.done},
             "method": run.method.state_dict(), "optimizer": self.optimizer.state_dict(), "history": run.history,
             "steps": run.unfinished, "log": self.log.tell() if self.log else 0, "software": self.software, **self.same,
@@ -196,8 +185,7 @@ class Keeper:
         self.bar.update(self.done)
 
     def _restore(self, path, state: dict) -> None:
-        check_state(path, state)
-        config = read_config(path, state)
+        config = config_in(path, state)
         old, here = {"class": config.method} | state | config.to_dict(), self.same | self.run.config.to_dict()
         if unequal := [f"{name} ({old[name]} there, {now} now)" for name, now in here.items() if old[name] != now]:
             raise ValueError(f"{path} is of a run with other settings: {', '.join(unequal)}; choose another folder.")
@@ -215,10 +203,4 @@ class Keeper:
             raise ValueError(f"{self.run.folder} has a log of another run but no checkpoint; choose another folder.")
         if self.log.tell() < size:
             warnings.warn(f"{self.log.name} has lost its last lines; the checkpoint's history is whole.", stacklevel=2)
-        self.log.truncate(min(size, self.log.tell()))
-        self.log.seek(0, os.SEEK_END)
-
-
-def on_cpu(state):
-    """The same tree of dicts and lists with its tensors on the CPU, so that any device can read a checkpoint."""
-    return tree_map_only(torch.Tensor, torch.Tensor.cpu, state)
+        self.log.truncate(self.log.seek(min(size, self.log.tell())))

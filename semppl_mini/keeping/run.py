@@ -1,8 +1,4 @@
-"""A run, what a checkpoint holds of it, and reading what other runs left, by two verbs that never mix.
-
-*Resume*: same folder, config, images; the run goes on as if it had never stopped, to the bit. *Start from weights*:
-the networks of another run, with a new optimizer, schedule, history and empty queues.
-"""
+"""A run, what a checkpoint holds of it, and what other runs left: to go on with (resume), or to start from."""
 
 import os
 import platform
@@ -15,7 +11,8 @@ from torch import nn
 
 from .. import relatives
 from ..config import Config
-from ..files import checkpoint, digest, label_count
+from ..data import label_count
+from ..files import checkpoint, digest
 from ..method import Method
 
 HELD = {"config": dict, "data": str, "images": str, "weights": str, "classes": int, "method": dict, "optimizer": dict,
@@ -28,7 +25,6 @@ class Run:
 
     history[0] is the untrained network, its queues filled with the labelled images of an epoch; each record has epoch,
     loss and its terms, embedding_std, lr, what the method counts (see monitor), images_per_second, data_share, seconds.
-    unfinished: the records of an epoch's steps until it ends. state: a checkpoint's, of a stopped run without a folder.
     """
 
     config: Config
@@ -36,8 +32,8 @@ class Run:
     history: list[dict] = field(default_factory=list)
     folder: Path | None = None
     data: str = ""
-    unfinished: list[dict] = field(default_factory=list)
-    state: dict | None = None
+    unfinished: list[dict] = field(default_factory=list)  # a record a step, until their epoch ends
+    state: dict | None = None  # a checkpoint's, of a stopped run without a folder
 
     @property
     def finished(self) -> bool:
@@ -69,18 +65,14 @@ def class_of(config, method: type[Method] | None = None) -> type[Method]:
 
 def class_name(config, kind: type[Method]) -> str:
     """How a checkpoint names the class: the config's own name for it, or module and name of a foreign one."""
-    known = relatives.METHODS.get(config.method)
-    return config.method if kind is known else f"{kind.__module__}.{kind.__qualname__}"
+    return config.method if kind is relatives.METHODS.get(config.method) else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def check_state(path, state) -> None:
-    """ValueError if this is not what a checkpoint of a run holds."""
+def config_in(path, state) -> Config:
+    """The config in what a checkpoint holds; ValueError if that is no run, or one of another version."""
     state = state if isinstance(state, dict) else {}
     if wrong := [name for name, kind in HELD.items() if not isinstance(state.get(name), kind)]:
         raise ValueError(f"{path} is no checkpoint of a run (without {wrong[0]}); give one that fit() wrote.")
-
-
-def read_config(path, state: dict) -> Config:
     try:
         return Config.from_dict(state["config"])
     except ValueError as error:
@@ -98,14 +90,13 @@ def fitting(path, tensors: dict, method: nn.Module, start: str | tuple = "") -> 
     return theirs
 
 
-def read_state(path) -> tuple[Path, dict]:
-    """A run's folder (its newest whole checkpoint) or one checkpoint file -> its path and what it holds."""
+def read_state(path) -> tuple[Path, dict, Config]:
+    """A run's folder (its newest whole checkpoint) or one checkpoint file -> its path, what it holds, the config."""
     path = Path(path)
     found = (path, checkpoint.load(path)) if path.suffix == ".pt" else checkpoint.newest(path)
     if found is None:
         raise ValueError(f"There is no checkpoint in {path}; give the folder of a run, or train first.")
-    check_state(*found)
-    return found
+    return *found, config_in(*found)
 
 
 def load_run(path, method: type[Method] | None = None) -> Run:
@@ -113,8 +104,7 @@ def load_run(path, method: type[Method] | None = None) -> Run:
 
     method: the class that was given to `fit`, if one was. ValueError: a missing, damaged or foreign checkpoint.
     """
-    path, state = read_state(path)
-    config = read_config(path, state)
+    path, state, config = read_state(path)
     kind = class_of(config, method)
     if (given := class_name(config, kind)) != (kept := state.get("class", config.method)):
         raise ValueError(f"{path} was trained by the class {kept}, not by {given}; give it: load_run(..., method=...).")
@@ -141,10 +131,10 @@ def start_from(weights, method: Method) -> str:
             raise ValueError(f"{method.title} has no part called encoder; give weights= the folder of a run.")
         path, tensors = "The encoder", {start + name: x for start in starts for name, x in weights.state_dict().items()}
     else:
-        path, state = read_state(weights)
+        path, state, config = read_state(weights)
         tensors = state["method"]
         if starts == method.reads + ".":  # from an encoder alone: from the one that the other run reads out
-            reads = relatives.METHODS.get(state["config"].get("method"), Method).reads + "."
+            reads = relatives.METHODS.get(config.method, Method).reads + "."
             tensors = {starts + name.removeprefix(reads): x for name, x in tensors.items() if name.startswith(reads)}
     networks = fitting(path, tensors, method, starts)
     method.load_state_dict(networks, strict=False)

@@ -9,16 +9,12 @@ from torch import Tensor
 
 def device_of(config) -> torch.device:
     """The device of a config; "auto": xla if torch_xla is in use, else cuda, mps, cpu. ValueError if unknown."""
-    if config.device != "auto":
-        try:
-            return torch.device(config.device)
-        except RuntimeError:
-            raise ValueError(f"device = {config.device!r} is unknown to torch; give auto, cpu, cuda or mps.") from None
-    if "torch_xla" in sys.modules:
-        return torch.device("xla")
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    auto = "xla" if "torch_xla" in sys.modules else "cuda" if cuda else "mps" if mps else "cpu"
+    try:
+        return torch.device(auto if config.device == "auto" else config.device)
+    except RuntimeError:
+        raise ValueError(f"device = {config.device!r} is unknown to torch; give auto, cpu, cuda or mps.") from None
 
 
 def uses_bf16(config, device: torch.device) -> bool:
@@ -45,7 +41,7 @@ def at_least_float(x: Tensor) -> Tensor:
 _mesh = None  # of devices, once `start_xla` has been called
 
 
-def start_xla() -> torch.device:
+def start_xla() -> None:
     """One program over all XLA devices: batches are cut by rows, all else is replicated. ValueError: several hosts."""
     import torch_xla.distributed.spmd as spmd
     import torch_xla.runtime as runtime
@@ -54,9 +50,7 @@ def start_xla() -> torch.device:
     runtime.use_spmd()
     if (hosts := runtime.process_count()) > 1:
         raise ValueError(f"{hosts} hosts share these XLA devices and one is supported; take a slice of one host.")
-    n = runtime.global_runtime_device_count()
-    _mesh = spmd.Mesh(list(range(n)), (n,), ("rows",))
-    return torch.device("xla")
+    _mesh = spmd.get_1d_mesh("rows")
 
 
 def uses_xla() -> bool:
@@ -82,21 +76,10 @@ def run_pending(device: torch.device) -> None:
         torch_xla.sync()
 
 
-class _Cut(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        run_pending(x.device)
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        run_pending(gradient.device)
-        return gradient
-
-
 def cut(x: Tensor) -> Tensor:
-    """x; on XLA a graph ends here, and another one where its gradient passes back, so that a step's views share graphs.
-
-    Six passes of a ResNet-50 and their gradients compile in one minute, a whole step as two graphs not within 37.
-    """
-    return _Cut.apply(x) if uses_xla() else x
+    """x; on XLA a graph ends here, and another where its gradient passes back, so that a step's views share graphs."""
+    if uses_xla():  # six passes of a ResNet-50 with gradients compile in a minute, a step as two graphs not in 37
+        run_pending(x.device)
+        if x.requires_grad:
+            x.register_hook(lambda gradient: run_pending(gradient.device))
+    return x

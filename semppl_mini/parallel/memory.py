@@ -6,54 +6,41 @@ are of all B embeddings, and the gradient is exact, as in GradCache (Gao et al.,
 its own statistics (in all processes, where batch norms are synchronised), so n times a batch the running ones move.
 """
 
-import contextlib
 import itertools
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from .device import cut
 
 
-@contextlib.contextmanager
-def buffers_kept(network: nn.Module):
-    """Inside, all buffers are copies, then thrown away: the first computation has updated the running statistics."""
-    kept = [(m, name, buffer) for m in network.modules() for name, buffer in m.named_buffers(recurse=False)]
-    try:
-        for m, name, buffer in kept:
-            setattr(m, name, buffer.clone())
-        yield
-    finally:
-        for m, name, buffer in kept:
-            setattr(m, name, buffer)
-
-
 def recomputed(network: nn.Module, x: Tensor) -> Tensor:
     """network(x), computed again for its gradient, if any, in the same autocast; network draws no random numbers."""
-    contexts = lambda: (contextlib.nullcontext(), buffers_kept(network))  # noqa: E731
-    return checkpoint(network, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+    times = itertools.count()
+
+    def compute(x: Tensor) -> Tensor:  # again on copies of the buffers: the first time updates the running statistics
+        copies = {name: buffer.clone() for name, buffer in network.named_buffers()} if next(times) else {}
+        return functional_call(network, copies, x)
+
+    return checkpoint(compute, x, use_reentrant=False, preserve_rng_state=False)
 
 
 def in_parts(network: nn.Module, x: Tensor, n: int) -> Tensor:
-    """network(x), (B, ...) -> (B, D), by n equal parts, each recomputed for its gradient; n = 1 is network(x).
-
-    ValueError: B is not n times 2 or more. Without a gradient any B will do: up to n parts, as equal as can be.
-    """
+    """network(x), (B, ...) -> (B, D), by n equal parts of 2 or more (or ValueError), recomputed for their gradient."""
     if n == 1:
         return cut(network(x))
     B = len(x)
     if torch.is_grad_enabled() and (B % n or B < 2 * n):
         raise ValueError(f"microbatches = {n} does not part {B} images into equal parts of 2 or more; give a divisor.")
-    parts = x.tensor_split(max(1, min(n, B // 2)))
+    parts = x.tensor_split(max(1, min(n, B // 2)))  # without a gradient any B will do, as equal as can be
     return torch.cat([cut(recomputed(network, part)) for part in parts])
 
 
 def together(encoder: nn.Module, head: nn.Module, views: list[Tensor], n: int) -> Tensor:
-    """head(encoder(x)) of views (B, 3, S, S), those of one size side by side -> (V, B, D), batch statistics joint.
-
-    The encoder takes views of one size in one batch, the head all: as in the official codes of SimCLR, DINO and CARP.
-    """
+    """head(encoder(x)) of views (B, 3, S, S), those of one size side by side -> (V, B, D), batch statistics joint."""
     sizes = (torch.cat(list(same)) for _, same in itertools.groupby(views, lambda x: x.shape))
+    # the encoder takes those of one size in one batch, the head all: as the official codes of SimCLR, DINO and CARP
     features = torch.cat([in_parts(encoder, x, n) for x in sizes])
     return in_parts(head, features, n).unflatten(0, (len(views), -1))

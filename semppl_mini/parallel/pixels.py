@@ -52,18 +52,13 @@ def luma(colour: Tensor) -> Tensor:
     return _GREY[0] * r + _GREY[1] * g + _GREY[2] * b
 
 
-def recolour(x: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:
-    """Every pixel's colour c becomes M c + b, cut to [0, 1]: matrix (B, 3, 3), offset (B,)."""
-    return torch.baddbmm(offset.view(-1, 1, 1), matrix, x.flatten(2)).clamp_(0, 1).view_as(x)
-
-
 def blend(x: Tensor, f: Tensor, to_mean: Tensor, to_luma: Tensor) -> Tensor:
     """f x + (1 - f) other: x's mean luma in rows `to_mean` (B,), the luma in rows `to_luma` (B,), else black."""
     weights = torch.tensor(_GREY, device=x.device, dtype=x.dtype)
     matrix = f.view(-1, 1, 1) * torch.eye(3, device=x.device, dtype=x.dtype)
     matrix = matrix + ((1 - f) * to_luma).view(-1, 1, 1) * weights  # luma = weights . colour
-    mean = luma(x.mean((2, 3))) if some(to_mean) else 0
-    return recolour(x, matrix, (1 - f) * to_mean * mean)
+    offset = (1 - f) * to_mean * (luma(x.mean((2, 3))) if some(to_mean) else 0)  # (B,)
+    return torch.baddbmm(offset.view(-1, 1, 1), matrix, x.flatten(2)).clamp_(0, 1).view_as(x)  # M c + b of each colour
 
 
 def hue(x: Tensor, f: Tensor) -> Tensor:

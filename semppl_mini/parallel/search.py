@@ -7,13 +7,10 @@ from .device import at_least_float
 
 
 def largest(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each row of x (M, n) and their indices, both (M, k); for k = 1 the first of equals wins.
-
-    It is found by blocks of 64, then within the best: on a CPU `max` with indices is several times slower than `amax`.
-    """
+    """The k largest of each row of x (M, n) and their indices, both (M, k); for k = 1 the first of equals wins."""
     if k > 1 or x.shape[1] % 64:
         return x.topk(min(k, x.shape[1])) if k > 1 else x.max(1, keepdim=True)
-    blocks = x.unflatten(1, (-1, 64))  # (M, n / 64, 64)
+    blocks = x.unflatten(1, (-1, 64))  # (M, n / 64, 64); on CPUs `max` with indices is several times slower than `amax`
     best, block = blocks.amax(2).max(1, keepdim=True)
     inside = blocks.gather(1, block.unsqueeze(2).expand(-1, 1, 64)).argmax(2)
     return best, 64 * block + inside
@@ -40,12 +37,9 @@ def neighbours(o: Tensor, keys: Tensor, labels: Tensor, k: int, chunk_mb: float 
     empty = torch.where(labels >= 0, 0.0, -torch.inf).to(o.dtype)  # (Q,)
     rows, width, found = 1024, max(k, int(256 * min(chunk_mb, 16))), []
     for queries in o.split(rows):
-        cosine, index = [], []
-        for start in range(0, len(keys), width):
-            part = slice(start, start + width)
-            c, i = largest(torch.addmm(empty[part], queries, keys[part].to(o.dtype).T), k)  # of (rows, width)
-            cosine.append(c)
-            index.append(i + start)
-        best, chosen = torch.cat(cosine, 1).topk(k)  # (rows, k)
-        found.append((best, torch.cat(index, 1).gather(1, chosen)))
-    return torch.cat([f[0] for f in found]), torch.cat([f[1] for f in found])
+        parts = zip(empty.split(width), keys.split(width), strict=True)
+        near = [largest(torch.addmm(bias, queries, part.to(o.dtype).T), k) for bias, part in parts]  # of (rows, width)
+        index = torch.cat([i + width * chunk for chunk, (_, i) in enumerate(near)], 1)
+        best, chosen = torch.cat([cosine for cosine, _ in near], 1).topk(k)  # (rows, k)
+        found.append((best, index.gather(1, chosen)))
+    return tuple(torch.cat(x) for x in zip(*found, strict=True))

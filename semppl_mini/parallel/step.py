@@ -47,12 +47,9 @@ def placed(method: nn.Module, device: torch.device, config) -> nn.Module:
 
 
 def compiled(parts: nn.ModuleDict, **options) -> None:
-    """torch.compile each network in place, at its first call; state_dict keeps its names, deep copies are eager again.
-
-    options: of torch.compile. ValueError with recompute, which it cannot trace; it need not trace microbatches.
-    """
+    """torch.compile networks in place, at first call; names stay, deep copies are eager. ValueError with recompute."""
     for part in parts.values():
-        if getattr(part, "recompute", False):
+        if getattr(part, "recompute", False):  # it cannot trace that, and need not trace microbatches
             raise ValueError("compile = True does not go with recompute = True; give recompute=False and microbatches.")
         part.compile(**options)
 

@@ -22,7 +22,6 @@ def start() -> None:
 
 
 def stop() -> None:
-    """Leave them."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -99,11 +98,7 @@ def average_(tensors: list[Tensor]) -> None:
 
 def most(number: int, device) -> int:
     """The largest of the processes' whole numbers."""
-    if size() == 1:
-        return number
-    every = torch.tensor(number, device=device)
-    dist.all_reduce(every, dist.ReduceOp.MAX)
-    return int(every)
+    return number if size() == 1 else int(gather(torch.tensor([number], device=device)).max())
 
 
 def tell(value):
@@ -114,11 +109,8 @@ def tell(value):
     return box[0]
 
 
-class BatchNorm(nn.modules.batchnorm._BatchNorm):
+class BatchNorm(nn.SyncBatchNorm):
     """y = (x - m) / sqrt(v + eps) w + b with mean m and variance v of each channel over the rows of all processes."""
-
-    def _check_input_dim(self, x: Tensor) -> None:
-        pass
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -136,13 +128,11 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         return (y * ((v + self.eps).rsqrt() * w) + b).to(x.dtype)
 
 
-def share_batch_norm(module: nn.Module) -> nn.Module:
-    """The module with batch norms over the global batch: torch's on GPUs; ours on CPUs, which it refuses, and XLA."""
-    if size() == 1 and not uses_xla():  # XLA's running variance lacks n / (n - 1)
-        return module
-    if next(module.parameters()).is_cuda:
-        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
-    for part in module.modules():
-        if isinstance(part, nn.modules.batchnorm._BatchNorm):
-            part.__class__ = BatchNorm  # same parameters, same buffers, another forward
-    return module
+def share_batch_norm(module: nn.Module) -> None:
+    """Batch norms over the global batch, in place: torch's on GPUs; ours on CPUs, which it refuses, and XLA."""
+    if size() > 1 and next(module.parameters()).is_cuda:
+        nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    elif size() > 1 or uses_xla():  # XLA's running variance lacks n / (n - 1)
+        for part in module.modules():
+            if isinstance(part, nn.modules.batchnorm._BatchNorm):
+                part.__class__ = BatchNorm  # same parameters, same buffers, another forward

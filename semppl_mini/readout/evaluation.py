@@ -4,6 +4,7 @@ Protocol: features f(x) of whole images, encoder frozen. A read-out learns from 
 chooses within them; validation images are for comparing settings, the test images are read once, at the end.
 """
 
+import contextlib
 import warnings
 
 import torch
@@ -44,25 +45,19 @@ def linear_probe(features, labels, test_features, test_labels, grid: tuple = GRI
 
 
 def fit_probe(features: Tensor, labels: Tensor, grid: tuple = GRID, most: int = 5000):
-    """The scikit-learn pipeline behind `linear_probe`, fitted: standardisation, then logistic regression.
+    """`linear_probe`, fitted: C is the best in cross-validation within these images, at most `most`, evenly spread."""
+    from sklearn import linear_model, model_selection  # here, as they take a third of the package's time to import
 
-    C is the one of `grid` that is best in cross-validation within these images (of at most `most`, evenly spread): five
-    folds, or as many as the rarest class has images; the middle of the grid if that is one. Of equals the smaller C.
-    """
-    from sklearn.linear_model import LogisticRegression  # here, as it takes a third of the package's time to import
-    from sklearn.model_selection import StratifiedKFold, cross_val_score
-
-    probes = {C: standardised(LogisticRegression(C=C, max_iter=200)) for C in sorted(grid)}
-    best, every = grid[len(grid) // 2], slice(None, None, -(-len(labels) // most))
-    folds = min(5, int(labels[every].unique(return_counts=True)[1].min()))
+    probes = [standardised(linear_model.LogisticRegression(C=C, max_iter=200)) for C in sorted(grid)]
+    best, every = probes[len(probes) // 2], slice(None, None, -(-len(labels) // most))
+    folds = min(5, int(labels[every].unique(return_counts=True)[1].min()))  # no more than the rarest class has images
     x, y = features.numpy(), labels.numpy()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "not converged" after 200 iterations is what we ask for
-        if folds > 1 and len(grid) > 1:
-            cv = StratifiedKFold(folds, shuffle=True, random_state=0)
-            right = {C: cross_val_score(probe, x[every], y[every], cv=cv).mean() for C, probe in probes.items()}
-            best = max(right, key=right.get)
-        return probes[best].fit(x, y)
+        if folds > 1 and len(grid) > 1:  # else the middle of the grid; of equals the smaller C
+            cv = model_selection.StratifiedKFold(folds, shuffle=True, random_state=0)
+            best = max(probes, key=lambda p: model_selection.cross_val_score(p, x[every], y[every], cv=cv).mean())
+        return best.fit(x, y)
 
 
 def standardised(classifier):
@@ -75,9 +70,8 @@ def standardised(classifier):
 def tuning(config, data: Data, steps: int, lr: float = 0.1):
     """The config by which `fit` trains a classifier on the labelled images of `data`, in at least so many steps.
 
-    Batches of 128 (or all images), Nesterov SGD, cosine from `lr` without warm-up, decay 5e-4; one large view without
-    masks, blur and solarize [ours, fixed in advance: with 500 labels crops and flips alone, BYOL's choice on ImageNet,
-    were worse on validation images; notebooks/results/tuning]. ValueError for no step, or labels of one class.
+    Nesterov SGD, cosine from `lr` [all ours, fixed in advance: with 500 labels crops and flips alone, BYOL's choice on
+    ImageNet, were worse on validation images; notebooks/results/tuning]. ValueError: no step, or labels of one class.
     """
     images = len(labelled_images(data))
     if steps < 1:
@@ -90,28 +84,21 @@ def tuning(config, data: Data, steps: int, lr: float = 0.1):
     )  # fmt: skip
 
 
-def fine_tune(encoder: nn.Module, config, data: Data, steps: int, lr: float = 0.1) -> nn.Sequential:
+def fine_tune(encoder: nn.Module | None, config, data: Data, steps: int, lr: float = 0.1) -> nn.Sequential:
     """A copy of the encoder and a linear layer, trained as by `tuning`: (B, 3, H, W) -> (B, C), in evaluation mode.
 
     Of several processes all must call it (a callback of `fit` is called by the first alone).
     """
-    return _trained(tuning(config, data, steps, lr), data, weights=encoder)
+    with contextlib.suppress(Interrupted):  # a notebook's stop button returns the unfinished run instead
+        run = fit(tuning(config, data, steps, lr), data, progress=False, weights=encoder)
+        if run.finished:
+            return run.method.model.eval()
+    raise KeyboardInterrupt  # a plain one, and no half-trained classifier
 
 
 def supervised(config, data: Data, steps: int, lr: float = 0.1) -> nn.Sequential:
     """The supervised-only baseline: `fine_tune` from scratch."""
-    return _trained(tuning(config, data, steps, lr), data)
-
-
-def _trained(config, data: Data, **more) -> nn.Sequential:
-    """A finished training's classifier; who asks it to stop gets a plain KeyboardInterrupt and no half-trained one."""
-    try:
-        run = fit(config, data, progress=False, **more)
-    except Interrupted:
-        raise KeyboardInterrupt from None
-    if not run.finished:  # a notebook's stop button
-        raise KeyboardInterrupt
-    return run.method.model.eval()
+    return fine_tune(None, config, data, steps, lr)
 
 
 def labelled_images(data: Data) -> ImageSet:

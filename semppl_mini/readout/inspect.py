@@ -1,7 +1,6 @@
 """What stands behind a pseudo-label: votes, the neighbours that cast them, and the semantic positives they lead to."""
 
 import torch
-from torch import Tensor
 
 from ..positives import draw_positives
 from ..rng import EVALUATION, generator
@@ -17,8 +16,18 @@ def inspect(method, images, seed: int = 0) -> dict:
     too; "agreement" (n,), the share of votes for y_bar; the k nearest queue entries behind each vote:
     "neighbour_ids", "neighbour_labels", "cosine" (n, A * A, k); semantic positives "positive_ids" (n, R), "valid" (n,).
     """
-    config, queue, rng = method.config, method.queue, generator(seed, 0, EVALUATION)
-    views, o = predictions(method, images, rng)
+    config, queue, weight, was = method.config, method.queue, next(method.parameters()), method.training
+    pixels, views, o = images.whole(torch.arange(len(images)), config.large_size), [], []  # uint8 (n, 3, H, W)
+    rng = generator(seed, 0, EVALUATION)
+    draws = [draw_view(config, j, len(pixels), rng, *pixels.shape[2:]) for j in range(config.large_views)]
+    method.eval()
+    for rows in torch.arange(len(pixels)).split(500):  # memory for so many images at a time
+        x, own = pixels[rows].float() / 255, [{name: value[rows] for name, value in draw.items()} for draw in draws]
+        views.append(torch.stack([apply_view(x, draw, config.large_size, config) for draw in own]))
+        o.append(torch.stack([method.predict(normalise(x.to(weight), config.mean, config.std)) for x in views[-1]]))
+    method.train(was)
+    views, o = torch.cat(views, 1), torch.cat(o, 1)  # (L, n, 3, S, S), (L, n, D)
+
     y_bar, votes = method.vote(o)
     A = config.voting_views or config.large_views
     found = [neighbours(x, keys, queue.labels, config.k, config.knn_chunk_mb) for x in o[:A] for keys in queue.keys[:A]]
@@ -29,17 +38,3 @@ def inspect(method, images, seed: int = 0) -> dict:
     report |= {"neighbour_ids": queue.ids[slots], "neighbour_labels": queue.labels[slots], "cosine": cosine}
     report |= {"positive_ids": queue.ids[drawn], "valid": valid}
     return {"views": views} | {name: value.cpu() for name, value in report.items()}
-
-
-def predictions(method, images, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Augmented, unmasked large views (L, n, 3, S, S) in [0, 1], on the CPU, and their o (L, n, D), networks frozen."""
-    config, weight, was = method.config, next(method.parameters()), method.training
-    pixels, views, o = images.whole(torch.arange(len(images)), config.large_size), [], []  # uint8 (n, 3, H, W)
-    draws = [draw_view(config, j, len(pixels), rng, *pixels.shape[2:]) for j in range(config.large_views)]
-    method.eval()
-    for rows in torch.arange(len(pixels)).split(500):  # memory for so many images at a time
-        x, own = pixels[rows].float() / 255, [{name: value[rows] for name, value in draw.items()} for draw in draws]
-        views.append(torch.stack([apply_view(x, draw, config.large_size, config) for draw in own]))
-        o.append(torch.stack([method.predict(normalise(x.to(weight), config.mean, config.std)) for x in views[-1]]))
-    method.train(was)
-    return torch.cat(views, 1), torch.cat(o, 1)

@@ -1,18 +1,17 @@
-"""What else the three papers measure of a frozen encoder: clusters, few shots, retrieval, copies, robustness.
+"""What else the three papers measure of a frozen encoder, by the protocol of evaluation.py; features (n, D)."""
 
-As in `evaluate`, features f(x) are of whole images, and only labelled ones train. Features (n, D), classes (n,).
-"""
+import io
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as tv
 
 from ..data import Data, pick
 from ..method import encode
 from ..rng import EVALUATION, generator
-from .corruptions import jpeg, robustness
 from .evaluation import fit_probe, labelled_images, standardised
 
 
@@ -47,30 +46,24 @@ def few_shot(features, labels, test_features, test_labels, shots: int, draws: in
 
 
 def retrieval(features: Tensor, truth: Tensor) -> float:
-    """Mean average precision of ranking all other images by cosine (CARP, DINO): (n, D), classes (n,) -> a share.
-
-    AP = mean over the right answers of (right answers up to this one) / its rank. Images alone in their class ask not.
-    """
+    """Mean average precision of ranking all other images by cosine (CARP, DINO): (n, D), classes (n,) -> a share."""
     x, precision = F.normalize(features, dim=1), []
     for rows in torch.arange(len(x)).split(500):
         similar = (x[rows] @ x.T).scatter(1, rows[:, None], -torch.inf)  # itself comes last, and is no answer
         right = truth[similar.argsort(dim=1, descending=True)[:, :-1]] == truth[rows, None]  # (rows, n - 1)
-        at, found = right.cumsum(1) / torch.arange(1, len(x)), right.sum(1)
-        precision.append(((at * right).sum(1) / found.clamp(min=1))[found > 0])
+        at, found = right.cumsum(1) / torch.arange(1, len(x)), right.sum(1)  # right answers up to here / rank
+        precision.append(((at * right).sum(1) / found.clamp(min=1))[found > 0])  # who is alone in its class asks not
     return float(torch.cat(precision).mean())
 
 
 def copies(encoder: nn.Module, config, images: Tensor, seed: int = 0, queries: int = 1000) -> dict:
-    """Transformed copies of `queries` uint8 images of (n, 3, H, W), evenly spread, look for their originals among all.
-
-    {"mrr", "first"}: mean of 1 / rank of the original, share that ranks it first. After Copydays, in CARP and DINO.
-    """
+    """Transformed copies of uint8 images (n, 3, H, W) look for their originals: after Copydays, in CARP and DINO."""
     own = spread(len(images), queries)
     copied = torch.stack([transformed(images[i], generator(seed, i, EVALUATION)) for i in own.tolist()])
     every, asked = (F.normalize(encode(encoder, x, config), dim=1) for x in (images, copied))
     similar = asked @ every.T  # (queries, n)
     rank = 1 + (similar > similar.gather(1, own[:, None])).sum(1)
-    return {"mrr": float((1 / rank).mean()), "first": float((rank == 1).float().mean())}
+    return {"mrr": float((1 / rank).mean()), "first": float((rank == 1).float().mean())}  # mrr: mean of 1 / rank
 
 
 def spread(n: int, count: int) -> Tensor:
@@ -84,6 +77,57 @@ def transformed(x: Tensor, rng: torch.Generator) -> Tensor:
     side = (whole * (0.5 + 0.4 * torch.rand(2, generator=rng))).round().long()
     top = (torch.rand(2, generator=rng) * (whole - side + 1)).long()
     return jpeg(tv.resized_crop(x, *top.tolist(), *side.tolist(), whole.tolist(), antialias=True), 30)
+
+
+def jpeg(x: Tensor, quality: int) -> Tensor:
+    """A uint8 image (3, H, W) as it comes back from a JPEG file."""
+    tv.to_pil_image(x).save(file := io.BytesIO(), "JPEG", quality=quality)
+    return tv.pil_to_tensor(Image.open(file))
+
+
+def _impulse(x: Tensor, share: float, rng) -> Tensor:
+    hit, salt = torch.rand(2, *x.shape, generator=rng)
+    return torch.where(hit < share, (salt < 0.5).to(x.dtype), x)
+
+
+def _pixelate(x: Tensor, share: float, rng) -> Tensor:
+    small = [max(1, round(side * share)) for side in x.shape[1:]]
+    return F.interpolate(F.interpolate(x[None], small, mode="area"), x.shape[1:], mode="nearest")[0]
+
+
+def _contrast(x: Tensor, factor: float, rng) -> Tensor:
+    mean = x.mean((1, 2), keepdim=True)
+    return (x - mean) * factor + mean
+
+
+# After CIFAR-C (Hendrycks and Dietterich, 2019; in CARP), made here, for our runs only.
+CORRUPTIONS = {  # name: (function of an image in [0, 1], its strength by severity)
+    "gaussian_noise": (lambda x, s, rng: x + s * torch.randn(x.shape, generator=rng), (0.04, 0.06, 0.08, 0.09, 0.10)),
+    "shot_noise": (lambda x, n, rng: torch.poisson(x * n, generator=rng) / n, (500, 250, 100, 75, 50)),
+    "impulse_noise": (_impulse, (0.01, 0.02, 0.03, 0.05, 0.07)),
+    "blur": (lambda x, s, rng: tv.gaussian_blur(x, [2 * round(3 * s) + 1] * 2, [s, s]), (0.4, 0.6, 0.7, 0.8, 1.0)),
+    "pixelate": (_pixelate, (0.95, 0.9, 0.85, 0.75, 0.65)),
+    "brightness": (lambda x, by, rng: x + by, (0.05, 0.1, 0.15, 0.2, 0.3)),
+    "contrast": (_contrast, (0.75, 0.5, 0.4, 0.3, 0.15)),
+    "saturate": (lambda x, factor, rng: tv.adjust_saturation(x, factor), (0.7, 0.5, 1.7, 2.2, 2.7)),
+    "jpeg": (lambda x, quality, rng: jpeg((x * 255).round().byte(), quality) / 255, (80, 65, 58, 50, 40)),
+}
+
+
+def corrupted(images: Tensor, name: str, severity: int, seed: int = 0) -> Tensor:
+    """uint8 images (n, 3, H, W) -> the same, corrupted; severity 1 to 5; equal for equal seeds."""
+    corrupt, strengths = CORRUPTIONS[name]
+    strength, rng = strengths[severity - 1], generator(seed, severity, EVALUATION)
+    return torch.stack([(corrupt(x.float() / 255, strength, rng) * 255).round().clamp(0, 255).byte() for x in images])
+
+
+def robustness(encoder: nn.Module, config, probe, images: Tensor, truth: Tensor) -> dict:
+    """Accuracy of a fitted probe on corrupted uint8 images (n, 3, H, W): {corruption: mean over severities, "mean"}."""
+    result = {}
+    for name in CORRUPTIONS:
+        seen = (encode(encoder, corrupted(images, name, severity), config) for severity in range(1, 6))
+        result[name] = float(np.mean([probe.score(x, truth) for x in seen]))
+    return result | {"mean": float(np.mean(list(result.values())))}
 
 
 def measure(encoder: nn.Module, config, data: Data, split: str = "test", shots=(1, 5, 20), n: int = 2000) -> dict:

@@ -1,11 +1,7 @@
-"""ImageNet's encoders, ResNets of bottlenecks with selective kernels or without, and its stems.
+"""ImageNet's encoders, ResNets of bottlenecks (1x1, 3x3, 1x1) with selective kernels or without, and its stems.
 
-    backbone     blocks a stage    block              features
-    resnet50     3, 4, 6, 3        1x1, 3x3, 1x1      32 width    [paper]
-    resnet200    3, 24, 36, 3      1x1, 3x3, 1x1      32 width    [paper]
-
-Width 64 is "1x", 128 "2x", 256 "4x". As in the official repositories of BYOL and SemPPL, bottlenecks have their stride
-in the 3x3 ("v1.5"), and their last batch norm starts at zero: the block is its shortcut (basic ones were slow so).
+Features are 32 width; width 64 is "1x", 128 "2x", 256 "4x". As in BYOL's and SemPPL's official repositories, the stride
+is in the 3x3 ("v1.5"), and the last batch norm starts at zero: the block is its shortcut (basic ones were slow so).
 
 Selective kernels (SK; Li et al., 2019, as in SimCLRv2) take the place of each bottleneck's 3x3 convolution, C channels:
 
@@ -19,27 +15,23 @@ and come with ResNet-D (He et al., 2019): an imagenet stem of three 3x3, mean po
 from functools import partial
 
 from torch import Tensor, nn
-from torchvision.models.resnet import Bottleneck, conv1x1, conv3x3
+from torchvision.models.resnet import Bottleneck, conv1x1
+from torchvision.ops import Conv2dNormActivation as Conv  # 3x3 unless said, batch norm, ReLU
 
 from ..networks import ENCODERS, STEMS, ResNet
 
-BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet200": (3, 24, 36, 3)}
+BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet200": (3, 24, 36, 3)}  # a stage [paper]
 
 
 def imagenet_stem(width: int, _=None) -> nn.Sequential:
     """7x7 and max-pooling, both of stride 2: (B, 3, H, W) -> (B, width, H / 4, W / 4)."""
-    convolution = nn.Conv2d(3, width, 7, 2, 3, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1))
+    return nn.Sequential(*Conv(3, width, 7, stride=2), nn.MaxPool2d(3, 2, 1))
 
 
 def deep_stem(width: int, _=None) -> nn.Sequential:
     """ResNet-D's, three 3x3 and max-pooling: (B, 3, H, W) -> (B, width, H / 4, W / 4)."""
     half = width // 2
-    return nn.Sequential(*_conv(3, half, 2), *_conv(half, half), *_conv(half, width), nn.MaxPool2d(3, 2, 1))
-
-
-def _conv(inner: int, outer: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(conv3x3(inner, outer, stride), nn.BatchNorm2d(outer), nn.ReLU(inplace=True))
+    return nn.Sequential(*Conv(3, half, stride=2), *Conv(half, half), *Conv(half, width), nn.MaxPool2d(3, 2, 1))
 
 
 class SelectiveKernel(nn.Module):
@@ -48,8 +40,8 @@ class SelectiveKernel(nn.Module):
     def __init__(self, C: int, stride: int):
         super().__init__()
         inner = max(C // 16, 32)
-        self.branches = _conv(C, 2 * C, stride)
-        self.mix = nn.Sequential(conv1x1(C, inner), nn.BatchNorm2d(inner), nn.ReLU(inplace=True), conv1x1(inner, 2 * C))
+        self.branches = Conv(C, 2 * C, stride=stride)
+        self.mix = nn.Sequential(*Conv(C, inner, 1), conv1x1(inner, 2 * C))
 
     def forward(self, x: Tensor) -> Tensor:
         u = self.branches(x).chunk(2, 1)  # 2 x (B, C, H, W)

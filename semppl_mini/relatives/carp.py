@@ -33,10 +33,8 @@ from .ifnd import different_views, embed_together
 
 
 class Draws(NamedTuple):
-    """A step's random choice beside the views, one for all rows and processes."""
-
     blocks: Tensor  # of prototypes, (N_P, N_B)
-    shared = ("blocks",)
+    shared = ("blocks",)  # one for all rows and processes
 
 
 def draw_step(config, step: int) -> Draws:
@@ -100,7 +98,7 @@ def projector(inner: int, hidden: int, outer: int) -> nn.Sequential:
 class CARP(Method):
     """Student and teacher, each with its prototypes, and one step of learning."""
 
-    reads, title = "target.encoder", "CARP"
+    reads = "target.encoder"
     draw = staticmethod(draw_step)
 
     def __init__(self, config, num_classes: int, num_images: int = 0):
@@ -115,41 +113,27 @@ class CARP(Method):
 
     @staticmethod
     def check(config) -> None:
-        if not 2 <= config.block <= config.prototypes:
-            raise ValueError(f"block = {config.block} must lie between 2 and prototypes = {config.prototypes}; change "
-                             "either.")  # fmt: skip
+        if not 2 <= (N_B := config.block) <= (K := config.prototypes):
+            raise ValueError(f"block = {N_B} must lie between 2 and prototypes = {K}; change either.")
         different_views(config)
 
-    def _embed(self, views: list[Tensor], networks: nn.ModuleDict) -> Tensor:
-        return embed_together(views, networks, self.config)
-
     def forward(self, views: list[Tensor], batch: Batch, draws: Draws) -> tuple[Tensor, dict]:
-        """Views (L + V) x (B, 3, S, S), large first -> the loss, and what the step saw, for the monitor."""
-        z = self._embed(views, self.online)  # (V, B, D)
+        cfg = self.config
+        z = embed_together(views, self.online, cfg)  # (V, B, D)
         p = partition(self.online["prototypes"](z), draws.blocks)  # (V, B, N_P, N_B)
         with torch.no_grad():
-            t = self.target["prototypes"](self._embed(views[: self.config.large_views], self.target))  # (U, B, K)
+            t = self.target["prototypes"](embed_together(views[: cfg.large_views], self.target, cfg))  # (U, B, K)
             q = partition(t, draws.blocks)  # (U, B, N_P, N_B)
         L_c, L_h = consistency(p, q), entropy_gap(mean_choice(p, q))
         seen = {"o": F.normalize(z.detach(), dim=2), "chosen": t.argmax(2), "usage": t.softmax(2).mean((0, 1))}
         return L_c + L_h, {"terms": {"L_c": L_c, "L_h": L_h}, **seen}
 
-    def before_step(self, progress: float) -> None:
-        self.move_target(progress)
+    before_step, after_step = Method.after_step, Method.before_step  # the teacher moves first
 
-    def after_step(self, progress: float) -> None:
-        """Nothing: the teacher has moved."""
-
-    @torch.no_grad()
     def count(self, seen: dict, batch: Batch, truth_of: Tensor) -> dict:
-        """Of the global batch, equal on all processes:
-
-        prototype_usage    perplexity of the teacher's mean choice among all K prototypes, over K: 1 if used alike
-        prototypes_chosen  prototypes that are some image's first choice, over as many as a step's images can choose
-        """
+        """How many of the K prototypes the teacher chooses, over the global batch, equal on all processes."""
         usage, chosen = parallel.mean(seen["usage"]), parallel.gather(seen["chosen"], 1)  # (K,), (U, B)
-        K = len(usage)
-        perplexity = (-(usage * usage.clamp(min=1e-30).log()).sum()).exp()
-        used = torch.zeros(K, device=usage.device).index_fill(0, chosen.flatten(), 1.0).sum()
-        K, most = torch.tensor(K), torch.tensor(min(K, chosen.numel()))
+        perplexity = (-(usage * usage.clamp(min=1e-30).log()).sum()).exp()  # of the mean choice: K if used alike
+        used = torch.zeros_like(usage).index_fill(0, chosen.flatten(), 1.0).sum()  # some image's first choice
+        K, most = (torch.tensor(n) for n in (len(usage), min(len(usage), chosen.numel())))  # as many as can be chosen
         return {"prototype_usage": (perplexity, K), "prototypes_chosen": (used, most)}

@@ -16,10 +16,10 @@ from ..networks import networks
 from ..rng import INIT, generator
 
 
-class Classifier(Method):
+class FineTuning(Method):
     """Encoder and linear layer; no target, no queue. `frozen`: the encoder, with its batch norms' statistics."""
 
-    starts, labelled_only, frozen = "online.encoder.", True, False
+    title, starts, labelled_only, frozen = "fine-tuning", "online.encoder.", True, False
 
     def __init__(self, config, num_classes: int, num_images: int = 0):
         super().__init__(config, num_classes)
@@ -35,13 +35,12 @@ class Classifier(Method):
         """Images (B, 3, H, W), normalised -> logits (B, C)."""
         return nn.Sequential(self.online["encoder"], self.online["head"])
 
-    def train(self, mode: bool = True) -> "Classifier":
+    def train(self, mode: bool = True) -> "FineTuning":
         super().train(mode)
         self.encoder.train(mode and not self.frozen)
         return self
 
     def forward(self, views: list[Tensor], batch: Batch, draws) -> tuple[Tensor, dict]:
-        """Views (B, 3, S, S), labels (B,), all known -> the loss, and what the step saw, for the monitor."""
         with parallel.autocast_of(self.config, views[0].device):
             f = [parallel.in_parts(self.encoder, x, self.config.microbatches) for x in views]  # each (B, dim)
             logits = torch.stack([parallel.at_least_float(self.online["head"](x)) for x in f])  # (views, B, C)
@@ -49,7 +48,6 @@ class Classifier(Method):
         o = F.normalize(parallel.at_least_float(torch.stack(f).detach()), dim=2)
         return loss, {"terms": {"L_ce": loss.detach()}, "o": o, "predicted": logits.argmax(2)}
 
-    @torch.no_grad()
     def count(self, seen: dict, batch: Batch, truth_of: Tensor) -> dict:
         """accuracy: the share of its views (of training images) that it puts in the right class, over all processes."""
         right = seen["predicted"] == batch.labels
@@ -57,9 +55,5 @@ class Classifier(Method):
         return {"accuracy": tuple(both)}
 
 
-class FineTuning(Classifier):
-    title = "fine-tuning"
-
-
-class LinearEvaluation(Classifier):
+class LinearEvaluation(FineTuning):
     title, frozen = "linear evaluation", True

@@ -105,8 +105,7 @@ class PseudoLabels(nn.Module):
 
     def of(self, ids: Tensor) -> Tensor:
         """Labels (M, B) of the images ids (B,), -1 where not accepted or where ids is -1."""
-        at = ids.clamp(min=0)
-        return torch.where(self.accepted[:, at] & (ids >= 0), self.labels[:, at], -1)
+        return torch.where(self.accepted[:, ids] & (ids >= 0), self.labels[:, ids], -1)
 
     def accept(self, r: float) -> None:
         """Accept, on each level, the round(r n) images with the largest kappa; of equal ones the smaller ids."""
@@ -124,9 +123,8 @@ class KeyQueue(nn.Module):
         self.register_buffer("ids", torch.full((capacity,), -1))  # (Q,)
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))  # the next slot to write
 
-    @torch.no_grad()
     def enqueue(self, keys: Tensor, ids: Tensor) -> None:
-        """Write keys (B, D), ids (B,) over the oldest; of a batch larger than the queue, the last Q."""
+        """Write detached keys (B, D), ids (B,) over the oldest; of a batch larger than the queue, the last Q."""
         Q = len(self.ids)
         slot = (self.pointer + torch.arange(len(ids), device=ids.device)[-Q:]) % Q
         self.keys[slot], self.ids[slot] = keys[-Q:].to(self.keys.dtype), ids[-Q:]
@@ -135,8 +133,6 @@ class KeyQueue(nn.Module):
 
 class IFND(Method):
     """Query and key networks, pseudo-labels, perhaps a queue. ValueError: more clusters than images."""
-
-    title = "IFND"
 
     def __init__(self, config, num_classes: int, num_images: int):
         super().__init__(config, num_classes)
@@ -156,22 +152,15 @@ class IFND(Method):
         labels = tensors.get("pseudo.labels")  # a column an image
         return labels.shape[-1] if isinstance(labels, Tensor) and labels.dim() else 0
 
-    def _embed(self, x: Tensor, networks: nn.ModuleDict) -> Tensor:
-        """n(g(f(x))), (B, D)."""
-        with parallel.autocast_of(self.config, x.device):
-            network = nn.Sequential(networks["encoder"], networks["projector"])
-            x = parallel.in_parts(network, x, self.config.microbatches)
-        return F.normalize(parallel.at_least_float(x), dim=1)
-
     def query(self, x: Tensor) -> Tensor:
-        return self._embed(x, self.online)
+        """n(g(f(x))), (B, D); a `key` is the same of the target, never with a gradient."""
+        return F.normalize(embed_together([x], self.online, self.config)[0], dim=1)
 
     @torch.no_grad()
     def key(self, x: Tensor) -> Tensor:
-        return self._embed(x, self.target)
+        return F.normalize(embed_together([x], self.target, self.config)[0], dim=1)
 
     def forward(self, views: list[Tensor], batch: Batch, draws) -> tuple[Tensor, dict]:
-        """Views (L + V) x (B, 3, S, S), large first -> the loss, and what the step saw, for the monitor."""
         cfg, L, Q = self.config, self.config.large_views, self.config.key_queue
         ids = parallel.gather(batch.ids)
         if batch.oracle is not None:
@@ -202,47 +191,35 @@ class IFND(Method):
         return loss, {"terms": {name: loss.detach()}, "o": torch.stack(list(q.values())).detach(), **seen}
 
     def before_epoch(self, epoch: int, epochs: int, embed) -> None:
-        """Cluster every E epochs, accept more every epoch: embed() -> `self.embed` of all images, (n, D), ids (n,)."""
-        cfg = self.config
+        """Cluster every E epochs, accept more every epoch: embed() -> all images, `self.embed` (n, D), and ids (n,)."""
+        cfg, labels, kappa = self.config, self.pseudo.labels, self.pseudo.kappa
         if cfg.oracle or not cfg.clusters or not any(cfg.acceptance):
             return
         if epoch and epoch % cfg.recluster == 0:
-            self.assign(*embed(), int(generator(cfg.seed, epoch, CLUSTERS).initial_seed()))
+            (v, ids), seed = embed(), generator(cfg.seed, epoch, CLUSTERS).initial_seed()
+            for level, K in enumerate(cfg.clusters if parallel.rank() == 0 else ()):  # process 0 clusters
+                y, confident = confidence(v, cluster(v, K, seed), cfg.tau, cfg.knn_chunk_mb)
+                labels[level, ids], kappa[level, ids] = y.to(labels.device), confident.to(kappa)
+            for buffer in (labels, kappa):  # all take its labels
+                buffer.copy_(parallel.gather(buffer)[: len(buffer)])
         self.pseudo.accept(acceptance_at(cfg.acceptance, epoch, epochs))
-
-    @torch.no_grad()
-    def assign(self, v: Tensor, ids: Tensor, seed: int) -> None:
-        """New pseudo-labels from keys v (n, D) of the images ids (n,); process 0 clusters, all take its labels."""
-        cfg, labels, kappa = self.config, self.pseudo.labels, self.pseudo.kappa
-        for level, K in enumerate(cfg.clusters if parallel.rank() == 0 else ()):
-            y, confident = confidence(v, cluster(v, K, seed), cfg.tau, cfg.knn_chunk_mb)
-            labels[level, ids], kappa[level, ids] = y.to(labels.device), confident.to(kappa)
-        for buffer in (labels, kappa):
-            buffer.copy_(parallel.gather(buffer)[: len(buffer)])
 
     def embed(self, images: Tensor, batch: int = 500) -> Tensor:
         """Unit keys (n, D) of whole images (n, 3, H, W), uint8 or float in [0, 1], batch norm frozen, on the CPU."""
         part = self.online if self.config.keys == "online" else self.target
         return F.normalize(encode(nn.Sequential(part["encoder"], part["projector"]), images, self.config, batch), dim=1)
 
-    @torch.no_grad()
     def count(self, seen: dict, batch: Batch, truth_of: Tensor) -> dict:
-        """Sums over all processes; `false_negatives` are those that are left:
-
-        false_negatives_before  share of negatives of the image's true class, before any was found
-        acceptance              share of images whose pseudo-label is accepted, over levels
-        pair_precision          share of found pairs that are of one true class, over levels
-        pair_recall             share of pairs of one true class that are found, over levels
-        """
-        other, fn = ~seen["own"], seen["fn"]  # (B, N), (M, B, N)
+        """Sums over all processes and, but for the first, all levels; classes are true ones."""
+        other, fn, accepted = ~seen["own"], seen["fn"], seen["accepted"]  # (B, N), (M, B, N), (M, B)
         same = other & (truth_of[seen["ids"]][:, None] == truth_of[seen["candidate_ids"].clamp(min=0)])
         left, found = other & ~fn, (fn & same).sum()
         counts = {
-            "false_negatives_before": (same.sum(), other.sum()),
-            "false_negatives": ((left & same).sum(), left.sum()),
-            "acceptance": (seen["accepted"].sum(), torch.ones_like(seen["accepted"], dtype=torch.long).sum()),
-            "pair_precision": (found.clone(), fn.sum()),
-            "pair_recall": (found, same.sum() * len(fn)),
+            "false_negatives_before": (same.sum(), other.sum()),  # of the image's class, before any is found
+            "false_negatives": ((left & same).sum(), left.sum()),  # those that are left
+            "acceptance": (accepted.sum(), torch.ones_like(accepted, dtype=torch.long).sum()),  # of images
+            "pair_precision": (found.clone(), fn.sum()),  # found pairs that are of one class
+            "pair_recall": (found, same.sum() * len(fn)),  # pairs of one class that are found
         }
         parallel.total([part for both in counts.values() for part in both])
         return counts

@@ -1,7 +1,4 @@
-"""Every figure of the notebooks: a function of records, tensors and plain numbers that returns a Figure.
-
-One look, for colour-blind readers too: classes in Petroff's colours (a dark blue for a grey), lines in Okabe and Ito's.
-"""
+"""Every figure of the notebooks: a function of records, tensors and plain numbers that returns a Figure."""
 
 import sys
 
@@ -9,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patheffects import withStroke
 
+# For colour-blind readers too: classes in Petroff's colours (a dark blue for a grey), lines in Okabe and Ito's.
 CLASSES = "#3f90da #ffa90e #bd1f01 #94a4a2 #832db6 #a96b59 #e76300 #b9ac70 #003f5c #92dadd".split()
 LINES = "#0072b2 #d55e00 #009e73 #cc79a7 #e69f00 #56b4e9 #000000".split()
 COLOUR = {True: LINES[0], False: LINES[1], None: "#333333"}  # right is blue, wrong vermilion; neither
@@ -71,38 +69,27 @@ def grid(panels: int, columns: int, width: float, height: float, **layout):
     return fig, axes[:panels]
 
 
-def _lines(ax, histories: dict, key: str, x: str) -> None:
-    """A line a run, oracle runs dashed; against epochs a hollow dot marks the untrained network."""
-    look = dict(lw=1.8, marker="o" if x == "epoch" else "", mfc="white", markevery=slice(0, 1), clip_on=False)
-    for i, (name, history) in enumerate(histories.items()):
-        points = [(record[x], record[key]) for record in history if record.get(key) is not None]
-        dash = (0, (4, 2)) if "oracle" in name.lower() else "-"
-        ax.plot(*np.array(points, float).T, ls=dash, label=name, color=LINES[i % len(LINES)], **look)  # none: no line
-    ax.set_xlim(0, max([1, *(record[x] for history in histories.values() for record in history)]))
-    ax.locator_params(axis="x", nbins=6, integer=True)
-    if key in SHARES:
-        ax.set_ylim(0, 1.02)
-        _percent(ax.yaxis)
-
-
-def _label_ends(ax, form: str) -> None:
-    """The name of each line beside its end, from the lowest up, a line of text apart."""
-    ends, (low, high), height = {line: line.get_ydata()[-1] for line in ax.lines}, ax.get_ylim(), -1.0
-    for line in sorted(ends, key=ends.get):
-        height = max((ends[line] - low) / (high - low), height + 0.09)
-        text = form.format(line.get_label(), ends[line])
-        ax.text(1.02, height, text, color=line.get_color(), va="center", transform=ax.transAxes)
-
-
 @figure
 def curves(histories: dict[str, list[dict]], keys: list[str], x: str = "epoch"):
-    """A panel a field of the records, against epoch or field x; one alone is wide, its lines labelled."""
+    """A panel a field of the records, against epoch (a hollow dot: untrained) or field x; oracle runs are dashed."""
     fig, axes = grid(len(keys), 4, 2.4, 2.1) if len(keys) > 1 else grid(1, 1, 6.5, 2.8)
+    look = dict(lw=1.8, marker="o" if x == "epoch" else "", mfc="white", markevery=slice(0, 1), clip_on=False)
     for ax, key in zip(axes, keys, strict=True):
-        _lines(ax, histories, key, x)
-        ax.set(title=words(key), xlabel=words(x))
+        for i, (name, history) in enumerate(histories.items()):
+            points = [(record[x], record[key]) for record in history if record.get(key) is not None]
+            dash = (0, (4, 2)) if "oracle" in name.lower() else "-"
+            ax.plot(*np.array(points, float).T, ls=dash, label=name, color=LINES[i % len(LINES)], **look)  # or no line
+        ax.set(title=words(key), xlabel=words(x), xlim=(0, max([1, *(r[x] for h in histories.values() for r in h)])))
+        ax.locator_params(axis="x", nbins=6, integer=True)
+        if key in SHARES:
+            ax.set_ylim(0, 1.02)
+            _percent(ax.yaxis)
     if len(keys) == 1:
-        _label_ends(ax, "{}  {:.1%}" if key in SHARES else "{}")
+        ends, (low, high), height = {line: line.get_ydata()[-1] for line in ax.lines}, ax.get_ylim(), -1.0
+        for line in sorted(ends, key=ends.get):  # its name beside its end, from the lowest up, a line of text apart
+            height = max((ends[line] - low) / (high - low), height + 0.09)
+            text = line.get_label() + (f"  {ends[line]:.1%}" if key in SHARES else "")
+            ax.text(1.02, height, text, color=line.get_color(), va="center", transform=ax.transAxes)
     elif len(histories) > 1:
         runs = {line.get_label(): line for ax in axes for line in ax.lines}
         fig.legend(runs.values(), runs, loc="outside upper left", ncols=4, markerscale=0)
@@ -147,10 +134,7 @@ def umap_of(features, seed: int = 0) -> np.ndarray:
 
 @figure
 def umap_panels(panels: list[tuple], classes: list[str]):
-    """A panel each (title, xy (n, 2), labels (n,) or None, wrong (n,) bool or None).
-
-    Mistakes are crosses; without labels, vermilion among grey. A short name stands where its class lies together.
-    """
+    """A panel each (title, xy (n, 2), labels (n,) or None, wrong (n,) or None: crosses; without labels, vermilion)."""
     fig, axes = grid(len(panels), 3, 3.2, 3.3)
     for ax, (title, xy, labels, wrong) in zip(axes, panels, strict=True):
         xy, y = np.asarray(xy), np.asarray([] if labels is None else labels, int)

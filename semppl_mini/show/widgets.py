@@ -19,24 +19,22 @@ def vote_explorer(images, report: dict, data):
     return interactive(lambda image: vote_panel(images, report, image, data), SHOWN, image=slider)
 
 
-@figure
-def softmax_bars(cosines: Tensor, taus: list[float]):
-    """softmax(cosines / tau), a panel a temperature: cosines (1 + N,), the positive first, drawn in blue."""
-    fig, axes = grid(len(taus), len(taus), 3, 2.2, sharey=True)
-    for ax, tau in zip(axes, taus, strict=True):
-        p = (cosines / tau).softmax(0)
-        ax.bar(range(len(p)), p, color=[COLOUR[True]] + ["#a0a0a0"] * (len(p) - 1))
-        ax.set(title=rf"$\tau$ = {tau:.2g}: loss {abs(p[0].log()):.2f}", ylim=(0, 1), yticks=(0, 0.5, 1))
-        ax.set_xticks(range(len(p)), [f"{cosine:.1f}" for cosine in cosines])
-    axes[0].set(xlabel="cosine, the positive first", ylabel="probability")
-    return fig
-
-
 def temperature_explorer(cosines: Tensor):
-    """tau in softmax(cosines / tau): cosines (1 + N,), the positive first. Still: three of them."""
-    display(softmax_bars(cosines, [0.05, 0.2, 1.0]))
-    slider = FloatLogSlider(0.2, min=-2, max=1, step=0.05)
-    return interactive(lambda tau: softmax_bars(cosines, [tau]), SHOWN, tau=slider)
+    """tau in softmax(cosines / tau): cosines (1 + N,), the positive first and blue. Still: three of them."""
+
+    @figure
+    def bars(*taus: float):
+        fig, axes = grid(len(taus), len(taus), 3, 2.2, sharey=True)
+        for ax, tau in zip(axes, taus, strict=True):
+            p = (cosines / tau).softmax(0)
+            ax.bar(range(len(p)), p, color=[COLOUR[True]] + ["#a0a0a0"] * (len(p) - 1))
+            ax.set(title=rf"$\tau$ = {tau:.2g}: loss {abs(p[0].log()):.2f}", ylim=(0, 1), yticks=(0, 0.5, 1))
+            ax.set_xticks(range(len(p)), [f"{cosine:.1f}" for cosine in cosines])
+        axes[0].set(xlabel="cosine, the positive first", ylabel="probability")
+        return fig
+
+    display(bars(0.05, 0.2, 1.0))
+    return interactive(lambda tau: bars(tau), SHOWN, tau=FloatLogSlider(0.2, min=-2, max=1, step=0.05))
 
 
 def knn_votes(cosine: Tensor, labels: Tensor, ks: list[int], num_classes: int) -> dict[int, Tensor]:
@@ -45,33 +43,28 @@ def knn_votes(cosine: Tensor, labels: Tensor, ks: list[int], num_classes: int) -
     return {k: majority(labels[index[:, :k]], value[:, :k], num_classes)[0] for k in ks}
 
 
-@figure
-def k_panel(cosine: Tensor, labels: Tensor, truth: Tensor, votes: dict, k: int, i: int, classes: list[str]):
-    """Left: accuracy of the `knn_votes` of n queries against k. Right: entries nearest to query i, voters in full."""
-    fig, (left, right) = grid(2, 2, 4.5, 2.6, width_ratios=(1, 1.6))
-    accuracy = {k: float((vote == truth).float().mean()) for k, vote in votes.items()}
-    dots(left, list(map(str, accuracy)), list(accuracy.values()), mfc="white", lw=1.8)
-    left.plot(list(accuracy).index(k), accuracy[k], "o", color=COLOUR[True], zorder=3)
-    left.set(xlabel="k", title=f"accuracy of the vote, {accuracy[k]:.1%} with k = {k}", ylim=(0, 1.02))
-    value, index = cosine[i].topk(min(30, len(labels)))
-    for place, (x, label) in enumerate(zip(value.tolist(), labels[index].tolist(), strict=True)):
-        right.bar(place, x, color=COLOUR[label == truth[i].item()], alpha=1 if place < k else 0.25)
-        turn = 90 * (len(classes[label]) > 2)
-        right.text(place, x, f" {classes[label]}", ha="center", va="bottom", fontsize=8, rotation=turn)
-    right.set(xlabel="nearest entries", ylabel="cosine", xticks=[], ymargin=0.02 + 0.06 * max(map(len, classes)))
-    right.grid(False)
-    title = f"query {i}, true class {classes[truth[i]]}: vote {classes[votes[k][i]]}"
-    right.set_title(title, color=COLOUR[bool(votes[k][i] == truth[i])])
-    return fig
-
-
 def k_explorer(cosine: Tensor, labels: Tensor, truth: Tensor, classes: list[str], ks=(1, 3, 10, 30, 100)):
     """k and the vote: cosine (n, Q), labels (Q,), truth (n,). Still: the middle k, where the smallest gets it wrong."""
-    votes, k = knn_votes(cosine, labels, list(ks), len(classes)), ks[len(ks) // 2]
+    votes, middle = knn_votes(cosine, labels, list(ks), len(classes)), ks[len(ks) // 2]
+    accuracy = {k: float((vote == truth).float().mean()) for k, vote in votes.items()}
 
-    def draw(k: int, query: int):
-        return k_panel(cosine, labels, truth, votes, k, query, classes)
+    @figure
+    def panels(k: int, query: int):  # left: accuracy against k; right: entries nearest to the query, voters in full
+        fig, (left, right) = grid(2, 2, 4.5, 2.6, width_ratios=(1, 1.6))
+        dots(left, list(map(str, accuracy)), list(accuracy.values()), mfc="white", lw=1.8)
+        left.plot(list(accuracy).index(k), accuracy[k], "o", color=COLOUR[True], zorder=3)
+        left.set(xlabel="k", title=f"accuracy of the vote, {accuracy[k]:.1%} with k = {k}", ylim=(0, 1.02))
+        value, index = cosine[query].topk(min(30, len(labels)))
+        own, vote = int(truth[query]), int(votes[k][query])
+        for place, (x, label) in enumerate(zip(value.tolist(), labels[index].tolist(), strict=True)):
+            right.bar(place, x, color=COLOUR[label == own], alpha=1 if place < k else 0.25)
+            turn = 90 * (len(classes[label]) > 2)
+            right.text(place, x, f" {classes[label]}", ha="center", va="bottom", fontsize=8, rotation=turn)
+        right.set(xlabel="nearest entries", ylabel="cosine", xticks=[], ymargin=0.02 + 0.06 * max(map(len, classes)))
+        right.grid(False)
+        right.set_title(f"query {query}, true class {classes[own]}: vote {classes[vote]}", color=COLOUR[vote == own])
+        return fig
 
-    display(draw(k, int(((votes[ks[0]] != truth) & (votes[k] == truth)).long().argmax())))
+    display(panels(middle, int(((votes[ks[0]] != truth) & (votes[middle] == truth)).long().argmax())))
     query = IntSlider(0, 0, len(truth) - 1, continuous_update=False)
-    return interactive(draw, SHOWN, k=SelectionSlider(options=ks), query=query)
+    return interactive(panels, SHOWN, k=SelectionSlider(options=ks), query=query)

@@ -177,7 +177,8 @@ def test_ids_lead_back_to_the_original_images(pack):
 
 def test_a_pack_comes_back_as_it_went_in(tmp_path):
     splits, masks = parts(), {"train": np.ones((60, 1, 8, 8)), "test": np.zeros((12, 1, 8, 8))}
-    path = write_pack(tmp_path / "deep" / "zoo.npz", splits, CLASSES, "drawn at random", masks)
+    masked = {split: (*parts, masks[split]) for split, parts in splits.items()}
+    path = write_pack(tmp_path / "deep" / "zoo.npz", masked, CLASSES, "drawn at random")
     back, meta = read_pack(path)
     assert set(back) == {"train", "test"}
     for split, (images, labels) in splits.items():

@@ -336,7 +336,6 @@ def test_views_do_not_depend_on_how_many_are_finished_together(cache, monkeypatc
 EVERY = {  # an operation on images x with a row of the draw d an image
     "mask_background": lambda x, d: views.mask_background(x, x[:, :1].round(), d["mask"]),
     "crop_resize": lambda x, d: views.crop_resize(x, d["box"], 24, d["flip"], "bicubic"),
-    "recolour": lambda x, d: pixels.recolour(x, d["factors"][:, :1, None] * x[:, :, :3, 0], d["sigma"] - 1),
     "blend": lambda x, d: views.blend(x, d["factors"][:, 0], d["grey"], d["mask"] & ~d["grey"]),
     "brightness": lambda x, d: views.brightness(x, d["factors"][:, 0]),
     "contrast": lambda x, d: views.contrast(x, d["factors"][:, 1]),

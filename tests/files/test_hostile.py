@@ -479,17 +479,18 @@ def test_hostile_pack_of_one_class_or_an_empty_one_is_not_loaded(tmp_path):
 
 
 @pytest.mark.parametrize("classes, provenance, masks, says", [
-    (["ant", "bee", "n" * 201], "here", None, "up to 200 printable characters; rename them"),
-    (["ant", "bee", 3], "here", None, "no list of different names"),
-    (["ant", "bee", "bee"], "here", None, "no list of different names"),
-    (CLASSES, "two\nlines", None, "printable"),
-    (CLASSES, None, None, "wrong types"),
+    (["ant", "bee", "n" * 201], "here", {}, "up to 200 printable characters; rename them"),
+    (["ant", "bee", 3], "here", {}, "no list of different names"),
+    (["ant", "bee", "bee"], "here", {}, "no list of different names"),
+    (CLASSES, "two\nlines", {}, "printable"),
+    (CLASSES, None, {}, "wrong types"),
     (CLASSES, "here", {"test": np.full((12, 1, 8, 8), 2)}, "up to 2; give 0 or 1"),
     (CLASSES, "here", {"train": np.ones((60, 8, 8))}, "masks (60, 8, 8)"),
 ])  # fmt: skip
 def test_hostile_input_is_not_packed(classes, provenance, masks, says, sandbox):
     before = listing(sandbox)
-    assert says in str(outcome(write_pack, sandbox / "zoo.npz", parts(), classes, provenance, masks))
+    splits = {split: (*both, masks[split]) if split in masks else both for split, both in parts().items()}
+    assert says in str(outcome(write_pack, sandbox / "zoo.npz", splits, classes, provenance))
     assert listing(sandbox) == before
 
 

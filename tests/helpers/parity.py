@@ -19,10 +19,10 @@ from bare import Bare  # noqa: E402
 from checks import random, tiny, tiny_data  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.testing import assert_close  # noqa: E402
+from torch.utils._pytree import tree_map_only  # noqa: E402
 
 from semppl_mini import losses, parallel  # noqa: E402
 from semppl_mini.keeping.command import override  # noqa: E402
-from semppl_mini.keeping.keeper import on_cpu  # noqa: E402
 from semppl_mini.semppl import SemPPL  # noqa: E402
 
 STRICT = dict(rtol=1e-9, atol=1e-11)  # float64; sums in another order differ by 1e-15 or so, five steps multiply that
@@ -166,7 +166,7 @@ def run(steps: int, watch: bool = True, **changes) -> dict:
             record["gradients"] = {n: p.grad.clone() for n, p in trained}
         record["compiled"].append(compilations())
     record["state"] = trainer.method.state_dict()  # weights, target, running statistics, queues
-    return on_cpu(record)
+    return tree_map_only(torch.Tensor, torch.Tensor.cpu, record)
 
 
 def compilations() -> int:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from semppl_mini.networks import ResNet, networks
-from semppl_mini.parallel.memory import buffers_kept, in_parts, recomputed
+from semppl_mini.parallel.memory import in_parts, recomputed
 from semppl_mini.recipes.resnets import bottleneck, sk_bottleneck
 
 
@@ -120,22 +120,6 @@ def test_one_part_is_the_network_itself():
     network, x = Counter(), random(7, 3)
     in_parts(network, x, 1).sum().backward()
     assert len(network.seen) == 1
-
-
-def test_buffers_come_back_whatever_happens():
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
-    before = [(name, buffer, buffer.clone()) for name, buffer in network.named_buffers()]
-    for error in (None, KeyError("x")):
-        try:
-            with buffers_kept(network):
-                network(random(2, 3, 8, 8))
-                assert int(network[1].num_batches_tracked) == 1
-                if error:
-                    raise error
-        except KeyError:
-            pass
-        for name, buffer, value in before:
-            assert network.get_buffer(name) is buffer and torch.equal(buffer, value)
 
 
 def test_an_error_in_the_second_computation_leaves_the_statistics():

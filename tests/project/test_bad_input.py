@@ -111,8 +111,8 @@ CONFIG = [
 # ---- data -----------------------------------------------------------------------------------------------------------
 
 
-def pack_of(folder, change=lambda splits: splits, classes=CLASSES, masks=None):
-    return write_pack(folder / "zoo.npz", change(parts()), classes, "drawn at random", masks)
+def pack_of(folder, change=lambda splits: splits, classes=CLASSES):
+    return write_pack(folder / "zoo.npz", change(parts()), classes, "drawn at random")
 
 
 def load(**arguments):
@@ -176,13 +176,13 @@ DATA = [
     ("grey images", train_part(lambda x, y: (x[:, :1], y)), "images (60, 1, 8, 8) for 60 labels; give one label"),
     ("no test split", lambda f: pack_of(f, lambda p: {"train": p["train"]}), "has no test split; a pack needs both"),
     ("a third split", lambda f: pack_of(f, lambda p: p | {"more": p["test"]}), "a strange part 'more_images'; give the"),
-    ("masks of other images", lambda f: pack_of(f, masks={"train": np.ones((59, 1, 8, 8))}), "has masks (59, 1, 8, 8)"),
-    ("masks of 255", lambda f: pack_of(f, masks={"test": np.full((12, 1, 8, 8), 255)}), "up to 255; give 0 or 1"),
+    ("masks of other images", train_part(lambda x, y: (x, y, np.ones((59, 1, 8, 8)))), "has masks (59, 1, 8, 8)"),
+    ("masks of 255", train_part(lambda x, y: (x, y, np.full((60, 1, 8, 8), 255))), "up to 255; give 0 or 1"),
     ("one class", lambda f: s.load_data(pack_of(f, lambda p: {k: (x, y * 0) for k, (x, y) in p.items()}, ["ant"])),
      "zoo has 1 class; give a set of 2 or more"),
     ("fewer labels than classes", load(labels=2), "labels = 2 keeps 2 labels; give at least one a class (3)"),
     ("more labels than images", load(labels=1000), "labels = 1000 keeps 1000 labels; give at least one a class (3), at"),
-    ("a share above one", load(labels=1.5), "labels = 1.5 is a share above 1; give a share in (0, 1]"),
+    ("a share above one", load(labels=1.5), "labels = 1.5 is neither a share in (0, 1] nor a count; give"),
     ("a share that is nan", load(labels=float("nan")), "labels = nan is neither a share in (0, 1] nor a count; give"),
     ("a word for labels", load(labels="all"), "labels = 'all' is neither a share in (0, 1] nor a count; give"),
     ("more labels than the rarest class has",
@@ -361,7 +361,7 @@ RUNS = [
 
 
 def parameters(**values):
-    return lambda folder: check_parameters(values, dict(dataset=str, seed=int, epochs=int, share=(float, type(None))))
+    return lambda folder: check_parameters(values, dict(dataset=str, seed=int, epochs=int, share=float | None))
 
 
 def notebook(name, **values):
@@ -391,10 +391,10 @@ def real(*arguments):
 
 COMMANDS = [
     ("an unknown parameter", parameters(epoch=3), "no parameter 'epoch'; the nearest is 'epochs'"),
-    ("a word for a parameter", parameters(seed="1"), "Parameter seed = '1' is a str; give it as int"),
-    ("a switch for a parameter", parameters(epochs=True), "Parameter epochs = True is a bool; give it as int"),
-    ("a word for one of two types", parameters(share="0.5"), "Parameter share = '0.5' is a str; give it as float or"),
-    ("notebook 00, a word for a seed", notebook("00_start_here.ipynb", seed="one"), "seed = 'one' is a str; give it as int"),
+    ("a word for a parameter", parameters(seed="1"), "Parameter seed = '1' is a str; give int"),
+    ("a switch for a parameter", parameters(epochs=True), "Parameter epochs = True is a bool; give int"),
+    ("a word for one of two types", parameters(share="0.5"), "Parameter share = '0.5' is a str; give float | None"),
+    ("notebook 00, a word for a seed", notebook("00_start_here.ipynb", seed="one"), "seed = 'one' is a str; give int"),
     ("notebook 03, an unknown question", notebook("03_ablations.ipynb", questions=["kk"]), "no question 'kk'; choose among k"),
     ("a field without a value", train("epochs"), "'epochs' is not of the form field=value; write for example epochs=8"),
     ("a field nobody knows", train("epoch=3"), "no field 'epoch'; the nearest is 'epochs'"),

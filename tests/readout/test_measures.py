@@ -16,7 +16,7 @@ from sklearn.metrics import average_precision_score
 from sklearn.svm import LinearSVC
 
 from semppl_mini import fit, load_data
-from semppl_mini.readout import corruptions, measures, untrained_encoder
+from semppl_mini.readout import measures, untrained_encoder
 
 
 def test_scikit_learn_is_imported_by_who_asks_for_it():
@@ -77,14 +77,14 @@ def test_copies_of_a_transformation_that_changes_nothing_come_first(monkeypatch)
     assert measures.copies(measures.Pixels(), tiny(), images)["first"] < 0.5
 
 
-@pytest.mark.parametrize("name", corruptions.CORRUPTIONS)
+@pytest.mark.parametrize("name", measures.CORRUPTIONS)
 def test_corruption_grows_with_its_severity_and_is_repeatable(name):
     images = tiny_data().test.images[:8]
     change = []
     for severity in range(1, 6):
-        worse = corruptions.corrupted(images, name, severity)
+        worse = measures.corrupted(images, name, severity)
         assert worse.dtype == torch.uint8 and worse.shape == images.shape
-        assert torch.equal(worse, corruptions.corrupted(images, name, severity))
+        assert torch.equal(worse, measures.corrupted(images, name, severity))
         change.append(float((worse.float() - images.float()).abs().mean()))
     assert 0 < change[0] < change[-1] < 80
     if name not in ("saturate", "pixelate"):  # which takes colour away before it adds any; sides of whole pixels
@@ -93,17 +93,17 @@ def test_corruption_grows_with_its_severity_and_is_repeatable(name):
 
 def test_corruption_strengths_are_what_they_say():
     grey = torch.full((1, 3, 64, 64), 128, dtype=torch.uint8)
-    noise = corruptions.corrupted(grey, "gaussian_noise", 5).double() / 255
+    noise = measures.corrupted(grey, "gaussian_noise", 5).double() / 255
     assert float(noise.std()) == pytest.approx(0.10, abs=0.003)
-    shot = corruptions.corrupted(grey, "shot_noise", 1).double() / 255
+    shot = measures.corrupted(grey, "shot_noise", 1).double() / 255
     assert float(shot.std()) == pytest.approx(math.sqrt(128 / 255 / 500), rel=0.05)
-    hit = corruptions.corrupted(grey, "impulse_noise", 3)
+    hit = measures.corrupted(grey, "impulse_noise", 3)
     assert float((hit != 128).float().mean()) == pytest.approx(0.03, abs=0.004) and set(hit.unique().tolist()) == {
         0,
         128,
         255,
     }
-    assert int(corruptions.corrupted(grey, "brightness", 2).float().mean()) == round(128 + 25.5)
+    assert int(measures.corrupted(grey, "brightness", 2).float().mean()) == round(128 + 25.5)
 
 
 @pytest.mark.parametrize("n, count", [(10, 3), (10, 5), (10, 20), (7, 2), (2000, 1000)])
@@ -116,7 +116,7 @@ def test_spread_covers_a_sorted_set(n, count):
 def test_measure_reads_everything_of_a_split():
     data, config = tiny_data(), tiny()
     result = measures.measure(untrained_encoder(config, data), config, data, "val", shots=(1, 2, 3), n=10)
-    assert set(result["few_shot"]) == {1, 2} and set(result["robustness"]) == {*corruptions.CORRUPTIONS, "mean"}
+    assert set(result["few_shot"]) == {1, 2} and set(result["robustness"]) == {*measures.CORRUPTIONS, "mean"}
     assert result["robustness"]["mean"] == pytest.approx(
         np.mean([x for name, x in result["robustness"].items() if name != "mean"])
     )
