@@ -23,7 +23,7 @@ from semppl_mini.keeping.run import software
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def speedrun(name: str, config: s.Config, data: s.Data, folder: Path, tune_steps: int = 0, every: int = 0) -> dict:
+def speedrun(name: str, config: s.Config, data: s.Data, folder: Path, every: int = 0, **more) -> dict:
     """Train (or go on), read out on validation images, write folder/NAME.json; a file that is there is read."""
     path = make_folder(folder) / f"{name}.json"
     if path.exists():
@@ -38,7 +38,7 @@ def speedrun(name: str, config: s.Config, data: s.Data, folder: Path, tune_steps
         print(name, json.dumps(shown), flush=True)
 
     run = s.fit(config, data, asked, [look], progress=False)
-    read = s.evaluate(run.method.encoder, config, data, "val", tune_steps, all_labels=True)
+    read = s.evaluate(run.method.encoder, config, data, "val", **more)
     seconds = sum(record["seconds"] for record in run.history[1:])
     result = {"name": name, "data": data.provenance, "config": config.to_dict(), "seconds": seconds, "read": read}
     result |= {"on the way": halves, "history": run.history, "hardware": hardware(), "software": software()}
@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--name", help="of the files; by default preset and changes")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     parser.add_argument("--tune-steps", type=int, default=0, help="fine-tune, too, for so many steps")
+    parser.add_argument("--all-labels", action="store_true", help="and once with all labels in the read-out")
     parser.add_argument("--every", type=int, default=0, help="read out on the way, too, every so many epochs")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "speedruns")
     chosen = parser.parse_args()
@@ -61,8 +62,8 @@ def main() -> None:
     name = chosen.name or "-".join([chosen.preset, *chosen.changes]).replace("/", "_")
     data = s.data_for(config, chosen.data)
     for seed in chosen.seeds:
-        result = speedrun(f"{name}-seed{seed}", config.replace(seed=seed), data, chosen.out, chosen.tune_steps,
-                          chosen.every)  # fmt: skip
+        result = speedrun(f"{name}-seed{seed}", config.replace(seed=seed), data, chosen.out, chosen.every,
+                          tune_steps=chosen.tune_steps, all_labels=chosen.all_labels)  # fmt: skip
         print(result["name"], f"{result['seconds'] / 60:.1f} min", json.dumps(result["read"]), flush=True)
 
 
