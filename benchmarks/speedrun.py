@@ -23,8 +23,11 @@ from semppl_mini.keeping.run import software
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def speedrun(name: str, config: s.Config, data: s.Data, folder: Path, every: int = 0, **more) -> dict:
-    """Train (or go on), read out on validation images, write folder/NAME.json; a file that is there is read."""
+def speedrun(name: str, config, data: s.Data, folder: Path, every: int = 0, method=None, own=None, **more) -> dict:
+    """Train (or go on), read out on validation images, write folder/NAME.json; a file that is there is read.
+
+    method: a class to train instead of the config's; own: function of (run, data) that adds read-outs of its own.
+    """
     path = make_folder(folder) / f"{name}.json"
     if path.exists():
         return json.loads(path.read_text())
@@ -37,8 +40,8 @@ def speedrun(name: str, config: s.Config, data: s.Data, folder: Path, every: int
             shown |= halves[record["epoch"]]
         print(name, json.dumps(shown), flush=True)
 
-    run = s.fit(config, data, asked, [look], progress=False)
-    read = s.evaluate(run.method.encoder, config, data, "val", **more)
+    run = s.fit(config, data, asked, [look], progress=False, method=method)
+    read = s.evaluate(run.method.encoder, config, data, "val", **more) | (own(run, data) if own else {})
     seconds = sum(record["seconds"] for record in run.history[1:])
     result = {"name": name, "data": data.provenance, "config": config.to_dict(), "seconds": seconds, "read": read}
     result |= {"on the way": halves, "history": run.history, "hardware": hardware(), "software": software()}
@@ -46,7 +49,7 @@ def speedrun(name: str, config: s.Config, data: s.Data, folder: Path, every: int
     return result
 
 
-def main() -> None:
+def main(method=None, of=lambda data: data, own=None) -> None:
     parser = Parser(__doc__)
     parser.add_argument("changes", nargs="*", help="field=value")
     parser.add_argument("--preset", default="cifar10_cpu")
@@ -59,10 +62,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "speedruns")
     chosen = parser.parse_args()
     config = s.presets.named(chosen.preset).replace(**dict(map(override, chosen.changes)))
-    name = chosen.name or "-".join([chosen.preset, *chosen.changes]).replace("/", "_")
-    data = s.data_for(config, chosen.data)
+    words = [method.__name__.lower() if method else chosen.preset, *chosen.changes]
+    name, data = chosen.name or "-".join(words).replace("/", "_"), of(s.data_for(config, chosen.data))
     for seed in chosen.seeds:
-        result = speedrun(f"{name}-seed{seed}", config.replace(seed=seed), data, chosen.out, chosen.every,
+        result = speedrun(f"{name}-seed{seed}", config.replace(seed=seed), data, chosen.out, chosen.every, method, own,
                           tune_steps=chosen.tune_steps, all_labels=chosen.all_labels)  # fmt: skip
         print(result["name"], f"{result['seconds'] / 60:.1f} min", json.dumps(result["read"]), flush=True)
 

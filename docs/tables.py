@@ -90,6 +90,10 @@ SPEED = {  # row: a question of benchmarks/README.md, and its first line of that
     "EMA on ResNet-50 / torch's `AveragedModel`": ("e", "EMA on ResNet-50: torch's AveragedModel"),
 }
 
+# ---- the search for a recipe: benchmarks/speedruns -----------------------------------------------------------------
+
+START = "cifar10_cpu-epochs=4-seed0"
+
 # ---- from here on: reading, averaging, writing ---------------------------------------------------------------------
 
 
@@ -163,6 +167,21 @@ def presets() -> str:
     return markdown(("`Config()`", *(f"`{name}()`" for name in names)), rows)
 
 
+def speedruns() -> str:
+    """A line a recipe of benchmarks/speedruns: what differs from START, and its read-outs on validation images."""
+    folder, recipes = ROOT / "benchmarks/speedruns", {}
+    start = json.loads((folder / f"{START}.json").read_text())["config"]
+    for run in map(json.loads, (path.read_text() for path in sorted(folder.glob("*.json")))):
+        changes = {k: v for k, v in run["config"].items() if v != start[k] and k not in ("seed", "epochs")}
+        named = ", ".join(f"`{k}={tuple(v) if isinstance(v, list) else v}`" for k, v in changes.items())
+        recipes.setdefault((named or "*start*", run["config"]["epochs"]), []).append(run)
+    places = ("history.-1.pseudo_label_accuracy", "read.knn20", "read.few_label")
+    rows = sorted(recipes.items(), key=lambda row: mean(number(run, places[-1]) for run in row[1]))
+    header = ("epochs", "seeds", "pseudo-labels", "k-NN", "few-label")
+    return markdown(header, [(name, str(epochs), str(len(runs)), *(cell(runs, place) for place in places))
+                             for (name, epochs), runs in rows])  # fmt: skip
+
+
 TABLES = {
     "front": lambda: digits(FRONT_ROWS),
     "digits": lambda: digits(DIGITS_ROWS),
@@ -172,6 +191,7 @@ TABLES = {
     "unlabelled": lambda: results(UNLABELLED, BUDGET_ROWS),
     "transfer": lambda: results(TRANSFER, TRANSFER_ROWS),
     "speed": speed,
+    "speedruns": speedruns,
     "presets": presets,
 }
 
