@@ -1,12 +1,12 @@
-"""airbench: the plain network of the CIFAR speedruns (Jordan, 2024, arXiv 2404.00498), here an encoder for minutes.
+"""airbench: an encoder after the plain network of the CIFAR speedruns (Jordan, 2024, arXiv 2404.00498).
 
-    p = the 2x2 patches of normalised images, rows of 12         W = V (S + 5e-4)^(-1/2), where mean p p^T = V S V^T
-    stem     GELU([W, -W]^T p + b)                               24 channels, whitened; W is computed, b is trained
+    p = a 2x2 patch of a normalised image, a column of 12     W = (S + 5e-4 I)^(-1/2) V^T, where mean p p^T = V S V^T
+    stem     GELU([W; -W] p + b)                              24 channels, whitened; W is computed, b is trained
     stage    conv 3x3, max-pool 2x2, BN, GELU, conv 3x3, BN, GELU
 
-with `width`, 2 width and 4 width channels in three stages. Most of its work is thus wide convolutions of few pixels,
-what processors and GPUs do best: on two CPU cores it learns in minutes what a ResNet of `narrow` does in half an hour.
-The original ends in a max-pool and a scaled linear layer and leaves norms without weights; ours end as a ResNet.
+with `width`, 2 width and 4 width channels in three stages; the mean of the last map ends it, as in our ResNets. The
+original has widths 64, 256, 256, norms whose weights stay 1, a b that trains for three epochs only, torch's start of
+convolutions below the identity (ours He's), and ends in a max-pool and a scaled linear layer.
 """
 
 import torch
@@ -42,7 +42,7 @@ def group(inner: int, outer: int) -> nn.Sequential:
 
 
 def airbench(width: int, recompute: bool = False) -> Encoder:
-    """An encoder of any H, W >= 9, its features of 4 width numbers."""
+    """An encoder of any H, W >= 9, with 4 width features."""
     stem, sizes = nn.Sequential(Whitening(), nn.GELU()), (24, width, 2 * width, 4 * width)
     return Encoder(stem, list(map(group, sizes, sizes[1:])), 4 * width, recompute)
 
@@ -51,8 +51,8 @@ def airbench(width: int, recompute: bool = False) -> Encoder:
 def whiten(method: nn.Module, images, most: int = 50_000) -> None:
     """Give each `Whitening` of a method the 12 eigenvectors of the images' 2x2 patches, each over its spread.
 
-    images: an ImageSet, of which at most so many are drawn by the method's seed. W^T W = (mean p p^T + 5e-4)^-1 of
-    normalised patches p [airbench]. Process 0 computes, the others are told. No label is read.
+    images: an ImageSet, of which at most so many are drawn by the method's seed. W^T W = (mean p p^T + 5e-4 I)^-1 of
+    normalised patches p [airbench, which takes 5,000 images]. Process 0 computes, for all. No label is read.
     """
     stems, config, moment = [m for m in method.modules() if isinstance(m, Whitening)], method.config, 0
     if stems and parallel.rank() == 0:
@@ -68,6 +68,8 @@ def whiten(method: nn.Module, images, most: int = 50_000) -> None:
 
 
 def _of(config) -> Encoder:
+    if config.sk:
+        raise ValueError("sk = True needs bottlenecks; give backbone resnet50 or resnet200, or sk=False.")
     small = min(config.large_size, config.small_size if config.small_views else config.large_size)
     if small < 9:
         raise ValueError(f"backbone = 'airbench' halves a view thrice, and one has {small} pixels; give 9 or more.")

@@ -1,6 +1,6 @@
 """Item i is step i: which images the step sees, their views, its random choices; a function of (config, images, i).
 
-An epoch draws as many images as the training set has, in floor(n / B) batches. With `labelled_share` s each batch is
+An epoch is floor(n / B) batches. With `labelled_share` s each batch is
 round(s B) labelled and B - round(s B) unlabelled images, each kind in its own endless shuffle; else one shuffle of all.
 All draws are made for the global batch B; of several processes each takes its own b rows.
 """
@@ -37,7 +37,7 @@ def endless(rows: Tensor, epoch: int, need: int, seed: int) -> Tensor:
 
 
 def epoch_order(config, labels: Tensor, epoch: int) -> Tensor:
-    """Which training images each step of an epoch sees: indices (steps, B), labelled ones first in a batch."""
+    """Which training images each step of an epoch sees: indices (steps, B); with a share the labelled first."""
     n, B = len(labels), config.batch_size
     steps, share = steps_per_epoch(config, n), config.labelled_share
     if share is None:

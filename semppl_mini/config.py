@@ -16,7 +16,8 @@ from .files import check_fields, check_name, number, one_of, pair
 
 @dataclass(frozen=True)
 class Config:
-    """All choices of one run. Sizes in pixels, rates per step unless said; bad values raise ValueError."""
+    """All choices of one run. Sizes in pixels, rates per step unless said. ValueError: a bad value, here or, where it
+    depends on method or encoder, when that is made."""
 
     # data
     labels: float | int | None = number(None, above=0)  # share of training images, or count, class-balanced; None = all
@@ -46,8 +47,8 @@ class Config:
     interpolation: str = one_of("bilinear", "bicubic")  # of crops, "bicubic" in [BYOL]; antialiased
     # networks
     backbone: str = "resnet18"  # or "airbench", "narrow" (3 blocks each), "resnet50", "resnet200"
-    width: int = number(64, 8, 4096)  # channels of the first stage, 8 or more; 128 is "2x"
-    stem: str = one_of("cifar", "imagenet")  # 3x3 and no pooling; or 7x7, stride 2, max-pooling
+    width: int = number(64, 8, 4096)  # channels of the first stage; 128 is "2x"
+    stem: str = one_of("cifar", "imagenet")  # of ResNets: 3x3, no pooling; or 7x7, stride 2, max-pooling
     stem_stride: int = number(1, 1, 4)  # of the cifar stem
     sk: bool = False  # selective kernels, with the stem and shortcuts of ResNet-D [SimCLRv2]
     projector_hidden: int = number(4096, 1, 2**20)  # [BYOL; sizes not in the paper]
@@ -55,7 +56,7 @@ class Config:
     embedding_dim: int = number(256, 1, 2**20)  # D
     # method
     method: str = "semppl"  # a relative, "ifnd" or "carp"; or a classifier on an encoder: "finetune" or "linear"
-    queue: int = number(20 * 4096, 1, 2**26)  # capacity Q of each of the L queues: 20 B [paper]
+    queue: int = number(20 * 4096, 1, 2**26)  # capacity Q of each of the L queues: 20 B [paper], of B 4096
     k: int = 1  # neighbours a vote [paper]
     voting_views: int | None = None  # how many of the L large views ask and are asked; None = all [paper]
     semantic_positives: int = number(3, 0, 1000)  # R [paper]; 0 = augmentation-only, without L_sempos and I_sempos
@@ -84,7 +85,7 @@ class Config:
     batch_size: int = number(4096, 2, 2**20)  # B [paper]
     optimizer: str = one_of("lars", "sgd", "adamw", "muon")  # LARS [paper], Nesterov SGD, AdamW, or Muon
     lr: float = number(0.3, 0, 1e6)  # at batch 256, scaled by B / 256 [paper; the scaling is in the official code]
-    momentum: float = number(0.9, 0, 1)
+    momentum: float = number(0.9, 0, 1)  # of LARS and SGD; beta_1 of AdamW [peers' usual]
     weight_decay: float = number(1e-6, 0, 1e6)  # [paper]
     eta: float = number(1e-3, 0, 1e6)  # LARS trust coefficient [official code]
     warmup_epochs: float = number(10, 0, 10**6)  # [paper], then cosine to 0
@@ -92,7 +93,7 @@ class Config:
     # computing
     device: str = "auto"  # "auto": xla where torch_xla is in use, else cuda, mps, cpu
     precision: str = one_of("auto", "bf16", "fp32", "fp64")  # "auto": bf16 autocast where the hardware has it
-    knn_chunk_mb: float = number(256.0, above=0, most=2**20)  # of k-NN similarities at a time; 16 at most are used
+    knn_chunk_mb: float = number(256.0, above=0, most=2**20)  # of k-NN similarities at a time; votes use 16 at most
     microbatches: int = number(1, 1, 2**20)  # parts that networks see a batch in, each computed again for its gradient
     recompute: bool = False  # keep only the inputs of the encoder's blocks, compute them again for the gradient
     compile: bool = False  # torch.compile the networks

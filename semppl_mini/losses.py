@@ -8,7 +8,7 @@ For an online view i and a target view j, image m is compared with its own targe
     I_augm = KL( p_ij || p_ji ),  i != j, both large;  I_sempos: the same of q
 
 The candidates N(m) are drawn once per step and shared by all pairs: otherwise the KL would compare distributions over
-different images. A row with m's own image, which with few labels is drawn often, is no negative. L_augm and L_sempos
+different images. m itself, if drawn (few labels: a batch often has an image twice), is no negative. L_augm and L_sempos
 are means over all (L + V) x L pairs (i = j kept, as in the listing), the latter also over the R draws of the rows that
 have any; I_augm and I_sempos are means over ordered pairs of different large views (small views have no target, so no
 p_ji; both our reading). Everything is float32 at least. Shapes: I online views, J = L target views, B batch,

@@ -19,7 +19,7 @@ from .views import normalise
 class Batch(NamedTuple):
     """What a step may see of B images: labels and ids (B,), labels -1 where unlabelled.
 
-    `oracle` is None, always, but in runs named oracle: then it holds all true labels (B,).
+    `oracle` is None, always, but with config.oracle: then it holds all true labels (B,).
     """
 
     labels: Tensor

@@ -1,8 +1,8 @@
-"""What a run reports about its own labels. The only part of training that sees hidden labels, and it returns numbers.
+"""What a run reports about its own labels. It, and other methods' `count`, see hidden labels and return numbers.
 
 pseudo_label_accuracy   share of right votes, over unlabelled images voted on with a non-empty queue
 coverage                share of unlabelled images voted on with a non-empty queue
-vote_agreement          mean share of an image's L x L votes that agree with their majority, over the same images
+vote_agreement          mean share of an image's votes that agree with their majority, over the same images
 purity                  share of drawn semantic positives of the image's true class, over all rows with a draw
                         (labelled ones, always right, included)
 embedding_std           sqrt(D) times the standard deviation of a coordinate of o over the batch: 1 if the images lie

@@ -1,10 +1,12 @@
 """Muon on convolutions (Jordan et al., 2024, kellerjordan.github.io/posts/muon), AdamW on everything else.
 
-    m <- mu m + g                    g, m: a convolution's gradient and its momentum, (out, in h w); mu = 0.6 [airbench]
+    m <- mu m + g                    g, m: a convolution's gradient and its momentum, (out, in h w); mu = 0.6
     u  = g + mu m                    Nesterov
     U  = orthogonal(u)               near the matrix with orthonormal rows (or columns) that is closest to u
-    w <- sqrt(out) w / |w|           the norm is held, so that a step is a turn [airbench]
+    w <- sqrt(out) w / |w|           the norm is held, in place of weight decay: for convolutions before a norm
     w <- w - 20 lr U                 by the factor one lr suits both, as in AdamW's own step [ours]
+
+mu (apart from config.momentum, which is AdamW's), the norm and three steps of Newton-Schulz are airbench94_muon.py's.
 """
 
 import torch
@@ -26,7 +28,7 @@ class Muon(torch.optim.AdamW):
         super().add_param_group(group)
         for w in self.param_groups[-1]["params"]:
             if w.dim() == 4:
-                self.state[w] = {"step": torch.tensor(0.0), "momentum": torch.zeros_like(w)}  # AdamW wants one
+                self.state[w] = {"step": torch.tensor(0.0), "momentum": torch.zeros_like(w)}  # wants steps
 
     @torch.no_grad()
     def step(self, closure=None):

@@ -7,7 +7,7 @@
     xi    <- gamma xi + (1 - gamma) theta                          target's weights xi, online theta
 
 The first step of a warm-up has rate 0. Encoder and projector are averaged, the predictor has no target. Batch-norm
-running statistics are not averaged: the target sees the same views in training mode and keeps its own.
+running statistics are not averaged: the target sees the large views in training mode and keeps its own.
 """
 
 import math
@@ -36,7 +36,7 @@ def gamma_at(gamma: float, schedule: str, progress: float) -> float:
 
 
 def make_optimizer(config, module: nn.Module) -> torch.optim.Optimizer:
-    """LARS, Nesterov SGD, AdamW (betas: momentum, 0.99), Muon with it; biases, batch norm: no decay, no adaptation."""
+    """LARS, Nesterov SGD, AdamW (betas: momentum, 0.99) or Muon; biases and batch norms without decay, trust ratio."""
     groups, rate = param_groups(module), dict(lr=0.0, weight_decay=config.weight_decay)
     if config.optimizer == "lars":
         return LARS(groups, momentum=config.momentum, eta=config.eta, **rate)

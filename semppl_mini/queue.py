@@ -1,7 +1,7 @@
 """The queue of labelled embeddings: L FIFOs, one per large view (SemPPL, section 3; capacity Q = 20 B).
 
-An entry of queue a is (t_a = n(g_t(f_t(x_a))), y, id): the *target* projection of large view a of a
-*labelled* image. The L queues move in lockstep, so they share labels, ids and the pointer, and slot s holds
+An entry of queue a is (t_a = n(g_t(f_t(x_a))), y, id): the *target* network's projection, of length 1, of large
+view a of a *labelled* image. The L queues move in lockstep, so they share labels, ids and the pointer, and slot s holds
 the same image in every queue. Shapes: L views, B batch, D embedding width, Q capacity.
 
 All shapes are static (no boolean compaction): rows that must not enter are written to a trash slot, index Q,

@@ -1,7 +1,7 @@
 """SemPPL: semantic positives via pseudo-labels (Bosnjak et al., ICLR 2023, arXiv 2301.05158).
 
     o_i = n(h(g(f(x_i))))     online prediction of view i, L large + V small        theta: f, g, h
-    t_j = n(g_t(f_t(x_j)))    target projection of large view j, never a gradient   xi: f_t, g_t; n: to unit length
+    t_j = n(g_t(f_t(x_j)))    target projection of large view j, never a gradient   xi: f_t, g_t    n: to length 1
 
     loss = c (L_augm + alpha L_sempos) + lambda (I_augm + I_sempos)
 
@@ -96,7 +96,7 @@ class SemPPL(Method):
         a = losses.logits(o, t, draws.negatives, cfg.tau, ids, first)  # (L + V, L, B, 1 + N)
         terms = {"L_augm": losses.nce(a), "I_augm": losses.invariance(a[:L], detach=cfg.detach)}
         seen = {"o": o.detach(), "voted": voted, "votes": votes, "y_bar": y_bar, "negatives": draws.negatives}
-        seen["own"] = ids[draws.negatives] == batch.ids[:, None]  # (B, N), no negatives
+        seen["own"] = ids[draws.negatives] == batch.ids[:, None]  # (B, N), these are no negatives
         if cfg.semantic_positives == 0:
             return cfg.c * terms["L_augm"] + cfg.lam * terms["I_augm"], {"terms": terms, **seen}
 

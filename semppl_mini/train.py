@@ -34,7 +34,7 @@ def fit(
 
     Ctrl-C or SIGTERM end the step, save, and raise Interrupted (a notebook's stop button returns the run instead).
     ValueError: the folder's config, images or weights differ, or config.labels is not what data.train has.
-    FloatingPointError: a loss or gradient is not finite; weights and target (not queues) are those before the step.
+    FloatingPointError: a loss or gradient is not finite; weights and target are those before the step (queues are not).
     """
     counts = dict(save_every=save_every, keep_last=keep_last, workers=workers, steps=steps)
     keeping.check(config, data, folder, resume, **counts)
@@ -50,7 +50,7 @@ def fit(
         keeper.resume(resume)
         if not run.history:
             if weights is None:
-                whiten(method, batches.train)  # the first layer of airbench; of other encoders nothing
+                whiten(method, batches.train)  # airbench's first layer; nothing in other encoders
             measure_untrained(method, batches, keeper)
             keeper.close_epoch()
         for epoch in keeper.epochs(workers):

@@ -9,7 +9,8 @@ import math
 
 
 def number(default, least=-math.inf, most=math.inf, above=None, entries=None, whole=False, empty=False):
-    """A field of numbers from `least` to `most`, more than `above`: one, or a tuple of `entries` (None: 1 or more)."""
+    """A field of numbers from `least` to `most`, more than `above`: one, or a tuple of `entries` (None: 1 or more, with
+    `empty` 0, too); `whole`: of whole numbers."""
     limits = {"least": least if above is None else above, "most": most, "above": above}
     return dataclasses.field(default=default, metadata={**limits, "entries": entries, "whole": whole, "empty": empty})
 

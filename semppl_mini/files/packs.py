@@ -29,7 +29,7 @@ def data_dir() -> Path:
 
 
 def write_pack(path, splits: dict, classes: list[str], provenance: str) -> Path:
-    """Write splits {"train": (images (n, 3, H, W), labels (n,)[, masks (n, 1, H, W)]), ...}; ValueError if odd."""
+    """Write splits {"train": (images, labels[, masks]), "test": ...}, whole numbers as above; ValueError if odd."""
     path = Path(path)
     arrays = {f"{split}_{part}": np.ascontiguousarray(array, KINDS[part])
               for split, parts in splits.items() for part, array in zip(KINDS, parts, strict=False)}  # fmt: skip

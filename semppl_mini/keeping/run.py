@@ -25,6 +25,7 @@ class Run:
 
     history[0] is the untrained network, its queues filled with the labelled images of an epoch; each record has epoch,
     loss and its terms, embedding_std, lr, what the method counts (see monitor), images_per_second, data_share, seconds.
+    data_share: the part of these seconds that waited for views; read-outs are in neither.
     """
 
     config: Config

@@ -28,7 +28,7 @@ def recomputed(network: nn.Module, x: Tensor) -> Tensor:
 
 
 def in_parts(network: nn.Module, x: Tensor, n: int) -> Tensor:
-    """network(x), (B, ...) -> (B, D), by n equal parts of 2 or more (or ValueError), recomputed for their gradient."""
+    """network(x), (B, ...) -> (B, D), in n equal parts of 2 or more (or ValueError), each recomputed, or whole."""
     if n == 1:
         return cut(network(x))
     B = len(x)

@@ -115,7 +115,7 @@ def classifier_accuracy(model: nn.Sequential, images: ImageSet, config) -> float
 
 
 def untrained_encoder(config, data: Data) -> nn.Module:
-    """The encoder a run of this config on this data starts from."""
+    """The encoder that a run of SemPPL of this config starts from, on this data."""
     method = SemPPL(config, len(data.classes))
     whiten(method, data.train)
     return method.encoder.to(parallel.device_of(config))
@@ -133,7 +133,8 @@ def evaluate(encoder: nn.Module, config, data: Data, split="test", tune_steps: i
     """Read-outs of a frozen encoder on a split, as shares: {"knn20", "knn200", "linear", ...}.
 
     few_label is another name of linear; fine_tuned: all weights, for `tune_steps` steps. With all_labels, knn20_all ...
-    use the true class of every training image: a yardstick for the features, not a few-label result.
+    use the true class of every training image: a yardstick for the features, not a few-label result. ValueError: an
+    unknown or empty split, labels of one class.
     """
     if split not in ("train", "val", "test"):
         raise ValueError(f"split = {split!r} is unknown; give train, val or test.")

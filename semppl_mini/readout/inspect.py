@@ -10,7 +10,7 @@ from ..votes import neighbours
 
 @torch.no_grad()
 def inspect(method, images, seed: int = 0) -> dict:
-    """What a trained method thinks of n images, on L augmented, unmasked large views, of which the first A vote.
+    """What a trained SemPPL, in evaluation mode, thinks of n images, by L unmasked large views; A of them vote.
 
     "views" (L, n, 3, S, S) in [0, 1]; "votes" (n, A * A) and their majority "y_bar" (n,), by vote for labelled images
     too; "agreement" (n,), the share of votes for y_bar; the k nearest queue entries behind each vote:

@@ -57,7 +57,7 @@ def retrieval(features: Tensor, truth: Tensor) -> float:
 
 
 def copies(encoder: nn.Module, config, images: Tensor, seed: int = 0, queries: int = 1000) -> dict:
-    """Transformed copies of uint8 images (n, 3, H, W) look for their originals: after Copydays, in CARP and DINO."""
+    """Transformed copies of some uint8 images look for their originals among all (n, 3, H, W): as Copydays in CARP."""
     own = spread(len(images), queries)
     copied = torch.stack([transformed(images[i], generator(seed, i, EVALUATION)) for i in own.tolist()])
     every, asked = (F.normalize(encode(encoder, x, config), dim=1) for x in (images, copied))
@@ -131,7 +131,7 @@ def robustness(encoder: nn.Module, config, probe, images: Tensor, truth: Tensor)
 
 
 def measure(encoder: nn.Module, config, data: Data, split: str = "test", shots=(1, 5, 20), n: int = 2000) -> dict:
-    """All of the above on a split: clustering and retrieval of its images, copies and robustness of about n of them."""
+    """All of the above on a split: clustering, few shots, retrieval, copies; n images clean and corrupted."""
     bank, asked = labelled_images(data), getattr(data, split)
     x, q = (encode(encoder, s, config) for s in (bank, asked))
     probe, some, least = fit_probe(x, bank.labels), spread(len(asked), n), int(bank.labels.bincount().min())

@@ -1,6 +1,6 @@
 """Presets, a function a recipe: paper values are the defaults of `Config`; here are the differences, with reasons.
 
-Run here are those whose names begin with digits or cifar10_cpu, and no others.
+Run here, at their own size, are those whose names begin with digits or cifar10_cpu, and no others.
 """
 
 import inspect

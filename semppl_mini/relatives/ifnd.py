@@ -1,7 +1,7 @@
 """IFND: incremental false negative detection for contrastive learning (Chen et al., ICLR 2022, arXiv 2106.03719).
 
     q_i = n(g(f(x_i)))           query of view i                                            theta: f, g
-    k_j = n(g_t(f_t(x_j)))       key of view j of the same image, from the target; or the online network's own (config)
+    k_j = n(g_t(f_t(x_j)))       key of large view j of the same image, by the target or (config) the online network
     s_in = q_i . k_n
 
 Every E epochs k-means puts the keys v of all training images into K_m clusters, on M levels. An image's pseudo-label
@@ -191,7 +191,7 @@ class IFND(Method):
         return loss, {"terms": {name: loss.detach()}, "o": torch.stack(list(q.values())).detach(), **seen}
 
     def before_epoch(self, epoch: int, epochs: int, embed) -> None:
-        """Cluster every E epochs, accept more every epoch: embed() -> all images, `self.embed` (n, D), and ids (n,)."""
+        """Cluster every E epochs, accept more every epoch: embed() -> `self.embed` of all, (n, D), and ids (n,)."""
         cfg, labels, kappa = self.config, self.pseudo.labels, self.pseudo.kappa
         if cfg.oracle or not cfg.clusters or not any(cfg.acceptance):
             return
