@@ -23,28 +23,27 @@ from semppl_mini.keeping.run import software
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def speedrun(name: str, config, data: s.Data, folder: Path, every: int = 0, method=None, own=None, **more) -> dict:
+def speedrun(name: str, config, data: s.Data, folder: Path, method=None, own=None, **more) -> dict:
     """Train (or go on), read out on validation images, write folder/NAME.json; a file that is there is read.
 
     method: a class to train instead of the config's; own: function of (run, data) that adds read-outs of its own.
     """
     path = make_folder(folder) / f"{name}.json"
     if path.exists():
-        return json.loads(path.read_text())
-    asked, halves = make_folder(runs_dir() / "speedrun" / name), {}
+        result = json.loads(path.read_text())
+        if s.Config.from_dict(result["config"]) != config:
+            raise ValueError(f"{path} is of other settings; give --name another name, or --out another folder.")
+        return result
 
     def look(run, record: dict) -> None:
         shown = {key: record.get(key) for key in ("epoch", "loss", "pseudo_label_accuracy", "purity", "seconds")}
-        if every and record["epoch"] and record["epoch"] % every == 0 and record["epoch"] < config.epochs:
-            halves[record["epoch"]] = s.evaluate(run.method.encoder, config, data, "val")
-            shown |= halves[record["epoch"]]
         print(name, json.dumps(shown), flush=True)
 
-    run = s.fit(config, data, asked, [look], progress=False, method=method)
+    run = s.fit(config, data, make_folder(runs_dir() / "speedrun" / name), [look], progress=False, method=method)
     read = s.evaluate(run.method.encoder, config, data, "val", **more) | (own(run, data) if own else {})
     seconds = sum(record["seconds"] for record in run.history[1:])
     result = {"name": name, "data": data.provenance, "config": config.to_dict(), "seconds": seconds, "read": read}
-    result |= {"on the way": halves, "history": run.history, "hardware": hardware(), "software": software()}
+    result |= {"history": run.history, "hardware": hardware(), "software": software()}
     write_json(path, result)
     return result
 
@@ -58,14 +57,15 @@ def main(method=None, of=lambda data: data, own=None) -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     parser.add_argument("--tune-steps", type=int, default=0, help="fine-tune, too, for so many steps")
     parser.add_argument("--all-labels", action="store_true", help="and once with all labels in the read-out")
-    parser.add_argument("--every", type=int, default=0, help="read out on the way, too, every so many epochs")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "speedruns")
     chosen = parser.parse_args()
+    if any(change.startswith("seed=") for change in chosen.changes):
+        parser.error("seed= is not for the changes; give --seeds 1 2")
     config = s.presets.named(chosen.preset).replace(**dict(map(override, chosen.changes)))
     words = [method.__name__.lower() if method else chosen.preset, *chosen.changes]
     name, data = chosen.name or "-".join(words).replace("/", "_"), of(s.data_for(config, chosen.data))
     for seed in chosen.seeds:
-        result = speedrun(f"{name}-seed{seed}", config.replace(seed=seed), data, chosen.out, chosen.every, method, own,
+        result = speedrun(f"{name}-seed{seed}", config.replace(seed=seed), data, chosen.out, method, own,
                           tune_steps=chosen.tune_steps, all_labels=chosen.all_labels)  # fmt: skip
         print(result["name"], f"{result['seconds'] / 60:.1f} min", json.dumps(result["read"]), flush=True)
 

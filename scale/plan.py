@@ -78,6 +78,11 @@ def network_of(config: Config) -> Config:
     return Config(**{n: getattr(config, n) for n in (*own, "projector_hidden", "predictor_hidden", "embedding_dim")})
 
 
+def sizes_of(c: Config) -> tuple[int, int]:
+    """Sides of large and small views; without small ones no network need take them."""
+    return c.large_size, c.small_size if c.small_views else c.large_size
+
+
 def saved_bytes(run, known) -> tuple[torch.Tensor, object]:
     """Bytes of (floats, integers) that run() keeps for its gradient, each storage once, without `known`; and run()."""
     kept, known = {}, {t.untyped_storage()._cdata for t in known}
@@ -129,7 +134,7 @@ def largest_block(f: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
 def flops(config: Config) -> dict[str, float]:
     """FLOPs a step by part, of all devices together; a multiply-add is two."""
     c, pairs = config, (config.large_views + config.small_views) * config.large_views  # (L + V) L
-    large, small = (count(network_of(c), size) for size in (c.large_size, c.small_size))
+    large, small = (count(network_of(c), size) for size in sizes_of(c))
     views = {name: c.batch_size * (c.large_views * large[name] + c.small_views * small[name]) for name in small}
     return {
         "online forward": views["online"] * (2 if c.microbatches > 1 else 1),
@@ -144,7 +149,7 @@ def memory(config: Config, devices: int, classes: int) -> dict[str, float]:
     """Bytes a device, by part."""
     c, nets, m, half = config, parts(network_of(config)), config.microbatches, config.precision != "fp32"
     b, views = c.batch_size / devices, c.large_views + c.small_views
-    large, small = (count(network_of(c), size) for size in (c.large_size, c.small_size))
+    large, small = (count(network_of(c), size) for size in sizes_of(c))
     kept = c.large_views * large["kept"] + c.small_views * small["kept"] if m == 1 else large["kept"] / m  # one part
     floats, integers = (kept + large["block"] / m).tolist()
     pixels = 3 * (c.large_views * c.large_size**2 + c.small_views * c.small_size**2)

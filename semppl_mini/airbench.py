@@ -10,7 +10,7 @@ convolutions below the identity (ours He's), and ends in a max-pool and a scaled
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models.resnet import conv3x3
 
 from . import parallel
@@ -30,6 +30,11 @@ class Whitening(nn.Conv2d):
         nn.init.zeros_(self.bias)
         self.weight.requires_grad_(False)
 
+    def forward(self, x: Tensor) -> Tensor:
+        if (small := min(x.shape[2:])) < 9:
+            raise ValueError(f"airbench halves an image thrice, and one has {small} pixels a side; give 9 or more.")
+        return super().forward(x)
+
 
 def group(inner: int, outer: int) -> nn.Sequential:
     """(B, inner, H, W) -> (B, outer, H // 2, W // 2). As many channels as can be begin as they came [airbench]."""
@@ -48,21 +53,21 @@ def airbench(width: int, recompute: bool = False) -> Encoder:
 
 
 @torch.no_grad()
-def whiten(method: nn.Module, images, most: int = 50_000) -> None:
-    """Give each `Whitening` of a method the 12 eigenvectors of the images' 2x2 patches, each over its spread.
+def whiten(network: nn.Module, images, config, most: int = 50_000) -> None:
+    """Give each `Whitening` within a network the 12 eigenvectors of the images' 2x2 patches, each over its spread.
 
-    images: an ImageSet, of which at most so many are drawn by the method's seed. W^T W = (mean p p^T + 5e-4 I)^-1 of
+    images: an ImageSet, of which at most so many are drawn by the config's seed. W^T W = (mean p p^T + 5e-4 I)^-1 of
     normalised patches p [airbench, which takes 5,000 images]. Process 0 computes, for all. No label is read.
     """
-    stems, config, moment = [m for m in method.modules() if isinstance(m, Whitening)], method.config, 0
+    stems, moment = [m for m in network.modules() if isinstance(m, Whitening)], 0
     if stems and parallel.rank() == 0:
         rows = torch.randperm(len(images), generator=generator(config.seed, 2, INIT))[:most]
-        for part in rows.split(500):
+        for part in rows.split(100):
             x = normalise(images.whole(part, config.large_size).float() / 255, config.mean, config.std)
-            p = nn.functional.unfold(x, 2)  # (b, 12, patches)
-            moment = moment + (p @ p.mT / p.shape[2]).double().sum(0)
+            p = nn.functional.unfold(x, 2).double()  # (b, 12, patches); flat images have almost one direction
+            moment = moment + (p @ p.mT / p.shape[2]).sum(0)
         values, vectors = torch.linalg.eigh(moment / len(rows))
-        W = (vectors / (values + 5e-4).sqrt()).flip(1).T.view(12, 3, 2, 2)  # the largest first
+        W = (vectors / (values.clamp(min=0) + 5e-4).sqrt()).flip(1).T.view(12, 3, 2, 2)  # the largest first
     for weight in (stem.weight for stem in stems):
         weight.copy_(parallel.tell(torch.cat([W, -W]) if parallel.rank() == 0 else None))
 
@@ -70,9 +75,6 @@ def whiten(method: nn.Module, images, most: int = 50_000) -> None:
 def _of(config) -> Encoder:
     if config.sk:
         raise ValueError("sk = True needs bottlenecks; give backbone resnet50 or resnet200, or sk=False.")
-    small = min(config.large_size, config.small_size if config.small_views else config.large_size)
-    if small < 9:
-        raise ValueError(f"backbone = 'airbench' halves a view thrice, and one has {small} pixels; give 9 or more.")
     return airbench(config.width, config.recompute)
 
 

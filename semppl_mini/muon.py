@@ -9,6 +9,8 @@
 mu (apart from config.momentum, which is AdamW's), the norm and three steps of Newton-Schulz are airbench94_muon.py's.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -16,12 +18,14 @@ from torch import Tensor
 class Muon(torch.optim.AdamW):
     """params, lr, and AdamW's betas and weight_decay; parameters of four dimensions get Muon's step, others AdamW's.
 
-    scale: 20 above. bf16: Newton-Schulz in bfloat16, for hardware that has it.
+    scale: 20 above. bf16: Newton-Schulz in bfloat16, for hardware that has it. ValueError: mu or scale out of range.
     """
 
-    def __init__(self, params, lr: float, mu: float = 0.6, scale: float = 20.0, bf16: bool = False, **adamw):
-        self.mu, self.scale, self.bf16 = mu, scale, bf16
-        super().__init__(params, lr=lr, **adamw)
+    def __init__(self, params, lr: float, betas=(0.9, 0.99), weight_decay=0.01, mu=0.6, scale=20.0, bf16=False):
+        if not 0 <= mu < 1 or not 0 < scale < math.inf:
+            raise ValueError(f"Muon: mu = {mu}, scale = {scale}; give mu from 0 to less than 1 and a positive scale.")
+        super().__init__(params, lr=lr, betas=betas, weight_decay=weight_decay)
+        self.defaults |= {"mu": mu, "scale": scale, "bf16": bf16}  # copied with the optimizer, no part of its state
 
     def add_param_group(self, group: dict) -> None:
         """Momentum is there from the start, so that the first step is like every other."""
@@ -39,7 +43,7 @@ class Muon(torch.optim.AdamW):
         for group in self.param_groups:
             for w in group["params"]:
                 if turned.get(w) is not None:
-                    self._turn(w, self.scale * group["lr"])
+                    self._turn(w, self.defaults["scale"] * group["lr"])
                     w.grad = None  # so that AdamW passes it over
         super().step()
         for w, gradient in turned.items():
@@ -47,9 +51,10 @@ class Muon(torch.optim.AdamW):
         return loss
 
     def _turn(self, w: Tensor, lr: float) -> None:
-        m = self.state[w]["momentum"].mul_(self.mu).add_(w.grad)
-        U = orthogonal(w.grad.add(m, alpha=self.mu).flatten(1), bf16=self.bf16).view_as(w)
-        w.mul_(len(w) ** 0.5 / w.norm())
+        mu, bf16 = self.defaults["mu"], self.defaults["bf16"]
+        m = self.state[w]["momentum"].mul_(mu).add_(w.grad)
+        U = orthogonal(w.grad.add(m, alpha=mu).flatten(1), bf16=bf16).view_as(w)
+        w.mul_(len(w) ** 0.5 / w.norm().clamp(min=1e-7))  # of zeros: they stay
         w.addcmul_(U, torch.tensor(-lr, dtype=torch.float64).to(w))  # a tensor: XLA would compile anew for 0 and 1
 
 

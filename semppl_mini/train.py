@@ -50,7 +50,7 @@ def fit(
         keeper.resume(resume)
         if not run.history:
             if weights is None:
-                whiten(method, batches.train)  # airbench's first layer; nothing in other encoders
+                whiten(method, batches.train, config)  # airbench's first layer; nothing in other encoders
             measure_untrained(method, batches, keeper)
             keeper.close_epoch()
         for epoch in keeper.epochs(workers):

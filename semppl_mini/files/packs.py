@@ -30,9 +30,12 @@ def data_dir() -> Path:
 
 def write_pack(path, splits: dict, classes: list[str], provenance: str) -> Path:
     """Write splits {"train": (images, labels[, masks]), "test": ...}, whole numbers as above; ValueError if odd."""
-    path = Path(path)
-    arrays = {f"{split}_{part}": np.ascontiguousarray(array, KINDS[part])
-              for split, parts in splits.items() for part, array in zip(KINDS, parts, strict=False)}  # fmt: skip
+    path, arrays = Path(path), {}
+    for split, parts in splits.items():
+        if not 2 <= len(parts) <= 3:
+            raise ValueError(f"{split} has {len(parts)} parts; give (images, labels) or (images, labels, masks).")
+        kept = {part: array for part, array in zip(KINDS, parts, strict=False) if array is not None}
+        arrays |= {f"{split}_{part}": np.ascontiguousarray(array, KINDS[part]) for part, array in kept.items()}
     digests = {name: sha256([array]) for name, array in arrays.items()}
     meta = {"name": path.stem, "provenance": provenance, "classes": list(classes), "format": 1, "sha256": digests}
     _check_meta(meta)

@@ -76,7 +76,7 @@ def config_in(path, state) -> Config:
         raise ValueError(f"{path} is no checkpoint of a run (without {wrong[0]}); give one that fit() wrote.")
     try:
         return Config.from_dict(state["config"])
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{path} is of another version ({str(error).rstrip('.')}); train again.") from None
 
 

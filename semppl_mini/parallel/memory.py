@@ -6,25 +6,33 @@ are of all B embeddings, and the gradient is exact, as in GradCache (Gao et al.,
 its own statistics (in all processes, where batch norms are synchronised), so n times a batch the running ones move.
 """
 
+import contextlib
 import itertools
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from .device import cut
 
 
+@contextlib.contextmanager
+def buffers_kept(network: nn.Module):
+    """Inside, all buffers are copies, then thrown away: the first computation has updated the running statistics."""
+    kept = [(m, name, buffer) for m in network.modules() for name, buffer in m.named_buffers(recurse=False)]
+    try:
+        for m, name, buffer in kept:
+            setattr(m, name, buffer.clone())
+        yield
+    finally:
+        for m, name, buffer in kept:
+            setattr(m, name, buffer)
+
+
 def recomputed(network: nn.Module, x: Tensor) -> Tensor:
     """network(x), computed again for its gradient, if any, in the same autocast; network draws no random numbers."""
-    times = itertools.count()
-
-    def compute(x: Tensor) -> Tensor:  # again on copies of the buffers: the first time updates the running statistics
-        copies = {name: buffer.clone() for name, buffer in network.named_buffers()} if next(times) else {}
-        return functional_call(network, copies, x)
-
-    return checkpoint(compute, x, use_reentrant=False, preserve_rng_state=False)
+    contexts = lambda: (contextlib.nullcontext(), buffers_kept(network))  # noqa: E731
+    return checkpoint(network, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
 
 
 def in_parts(network: nn.Module, x: Tensor, n: int) -> Tensor:

@@ -16,7 +16,8 @@ from ..airbench import whiten
 from ..data import Data, ImageSet
 from ..keeping import Interrupted
 from ..method import encode
-from ..semppl import SemPPL
+from ..networks import networks
+from ..rng import INIT, generator
 from ..train import fit
 
 
@@ -115,10 +116,10 @@ def classifier_accuracy(model: nn.Sequential, images: ImageSet, config) -> float
 
 
 def untrained_encoder(config, data: Data) -> nn.Module:
-    """The encoder that a run of SemPPL of this config starts from, on this data."""
-    method = SemPPL(config, len(data.classes))
-    whiten(method, data.train)
-    return method.encoder.to(parallel.device_of(config))
+    """The encoder that a run of this config on data.train starts from."""
+    encoder = networks(config, generator(config.seed, 0, INIT))["encoder"]
+    whiten(encoder, data.train, config)
+    return encoder.to(parallel.device_of(config))
 
 
 def raw_pixel_accuracy(data: Data, split: str = "test", k: int = 1) -> float:

@@ -1,5 +1,8 @@
 """LARS, Muon, the EMA of the target, and the schedules of learning rate and gamma."""
 
+import copy
+import math
+
 import checks
 import pytest
 import torch
@@ -127,6 +130,21 @@ def test_muon_holds_the_norm_of_a_convolution():
     optimizer.step()
     assert_close(w.detach().norm(), torch.tensor(8.0).sqrt())
     assert_close(w.detach() / w.detach().norm(), units(8, 4, 3, 3) / units(8, 4, 3, 3).norm())
+
+
+def test_muon_takes_a_convolution_of_zeros_and_can_be_copied():
+    w = torch.nn.Parameter(torch.zeros(8, 4, 3, 3))
+    w.grad = units(8, 4, 3, 3)
+    w, optimizer = copy.deepcopy((w, muon.Muon([w], lr=0.01, mu=0.3)))
+    w.grad = units(8, 4, 3, 3)
+    optimizer.step()
+    assert w.isfinite().all() and w.abs().max() > 0 and optimizer.defaults["mu"] == 0.3
+
+
+@pytest.mark.parametrize("wrong", [{"mu": -0.1}, {"mu": 1.0}, {"mu": math.nan}, {"scale": 0.0}, {"scale": math.inf}])
+def test_muon_refuses(wrong):
+    with pytest.raises(ValueError, match="^Muon: mu = .*; give mu from 0 to less than 1 and a positive scale.$"):
+        muon.Muon([torch.nn.Parameter(torch.ones(3))], lr=0.1, **wrong)
 
 
 def test_muon_resumes_from_its_state_dict():

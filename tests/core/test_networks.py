@@ -1,6 +1,7 @@
 """Encoders against torchvision's and against published sizes, selective kernels against NumPy, and heads."""
 
 import copy
+from dataclasses import replace
 from types import SimpleNamespace
 
 import checks
@@ -213,9 +214,22 @@ def test_airbench_takes_any_size_from_9(height, width):
     assert airbench(8)(torch.zeros(2, 3, height, width)).shape == (2, 32)
 
 
-def test_airbench_refuses_smaller_views():
-    with pytest.raises(ValueError, match="^backbone = 'airbench' halves a view thrice, and one has 8 pixels; give"):
-        SemPPL(tiny(backbone="airbench"), 10)
+def test_airbench_refuses_smaller_images():
+    with pytest.raises(ValueError, match="^airbench halves an image thrice, and one has 8 pixels a side; give 9"):
+        fit(tiny(backbone="airbench"), tiny_data(), progress=False)
+    with pytest.raises(ValueError, match="^sk = True needs bottlenecks"):
+        SemPPL(tiny(backbone="airbench", sk=True), 10)
+
+
+@pytest.mark.parametrize("std", [0.06, 0.002])
+def test_whitening_of_flat_images_is_finite(std):
+    """Patches of one direction: in float32 the others' moments would be below zero by more than 5e-4."""
+    images = tiny_data().train
+    flat = replace(images, images=torch.zeros_like(images.images))
+    flat.images[::7] = 255
+    encoder = airbench(8)
+    whiten(encoder, flat, tiny(std=(std, std, std)))
+    assert encoder.stem[0].weight.isfinite().all()
 
 
 def test_airbench_begins_as_the_identity():
@@ -235,7 +249,7 @@ def test_airbench_recomputes_to_the_same_bits():
 def test_whitening_draws_by_the_seed_what_it_looks_at():
     def stem(seed, most):
         method = SemPPL(tiny(**AIRBENCH, seed=seed), 10)
-        whiten(method, tiny_data().train, most)
+        whiten(method, tiny_data().train, method.config, most)
         return method.encoder.stem[0].weight
 
     assert torch.equal(stem(0, 20), stem(0, 20)) and not torch.equal(stem(0, 20), stem(1, 20))
@@ -249,7 +263,7 @@ def test_whitening_is_computed_once_and_kept(tmp_path, monkeypatch):
     begun = fit(config, tiny_data(), tmp_path, progress=False, steps=5)
     stem = begun.method.encoder.stem[0].weight
     wanted = SemPPL(config, 10)
-    whiten(wanted, tiny_data().train)
+    whiten(wanted, tiny_data().train, config)
     assert asked == [1] and torch.equal(stem, wanted.encoder.stem[0].weight)
     ended = fit(config, tiny_data(), tmp_path, progress=False)
     another = fit(config.replace(seed=1), tiny_data(), progress=False, weights=tmp_path)
@@ -261,7 +275,7 @@ def test_whitening_is_computed_once_and_kept(tmp_path, monkeypatch):
 
 def test_supervised_only_whitens_by_the_labelled_images(monkeypatch):
     seen = []
-    monkeypatch.setattr(train, "whiten", lambda method, images: seen.append(images))
+    monkeypatch.setattr(train, "whiten", lambda method, images, config: seen.append(images))
     config = tiny(**AIRBENCH, method="finetune", large_views=1, small_views=0)
     fit(config, tiny_data(), progress=False)
     assert (seen[0].labels >= 0).all() and len(seen[0]) == 20

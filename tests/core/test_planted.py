@@ -426,9 +426,9 @@ def shortcuts_count_pixels_beyond_the_edge(right):
     return lambda stride: torch.nn.Sequential(torch.nn.ZeroPad2d((0, 1, 0, 1)), torch.nn.AvgPool2d(2, stride))
 
 
-@planted(checks.check_memory, memory, "functional_call")
+@planted(checks.check_memory, memory, "buffers_kept")
 def recomputation_updates_running_statistics_again(right):
-    return lambda network, buffers, x: network(x)
+    return lambda network: contextlib.nullcontext()
 
 
 @planted(checks.check_memory, memory, "in_parts")
@@ -750,9 +750,9 @@ def muon_lets_the_norm_grow(right):
 
 @planted(checks.check_whitening, airbench, "whiten")
 def the_target_is_not_whitened(right):
-    def wrong(method, images):
+    def wrong(method, images, config):
         kept = copy.deepcopy(method.target)
-        right(method, images)
+        right(method, images, config)
         method.target.load_state_dict(kept.state_dict())
 
     return wrong

@@ -19,7 +19,7 @@ def bare(config, data):
     train, kind = data.train, relatives.METHODS[config.method]
     method = kind(config, len(data.classes), int(train.ids.max()) + 1).to(memory_format=torch.channels_last)
     train = train.labelled() if kind.labelled_only else train
-    whiten(method, train)
+    whiten(method, train, config)
     optimizer, each = make_optimizer(config, method.online), len(train) // config.batch_size
     for step in range(config.epochs * each):
         epoch, i = divmod(step, each)

@@ -16,7 +16,7 @@ class Bare:
         self.config = config
         self.batches = Batches(config, images.labelled() if kind.labelled_only else images, kind.draw)
         self.method = parallel.placed(method, self.batches.device, config)
-        whiten(self.method, self.batches.train)
+        whiten(self.method, self.batches.train, config)
         self.optimizer = make_optimizer(config, method.online)
 
     def step(self, step, ready=None):

@@ -681,7 +681,7 @@ def check_whitening(device):
     """W (mean p p^T + 5e-4) W^T = 1, filters from the strongest on; each stem the same, and its negatives."""
     config, images = tiny(backbone="airbench", small_size=9), tiny_data().train.take(torch.arange(6))
     method = SemPPL(config, 10).to(device)
-    airbench.whiten(method, images)
+    airbench.whiten(method, images, config)
     stems = [m for m in method.modules() if isinstance(m, airbench.Whitening)]
     assert len(stems) == 2 and torch.equal(stems[0].weight, stems[1].weight)
     W, p = array(stems[0].weight).reshape(24, 12), patches_of(images.images, config.mean, config.std)

@@ -10,7 +10,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from semppl_mini.networks import ResNet, networks
-from semppl_mini.parallel.memory import in_parts, recomputed
+from semppl_mini.parallel.memory import buffers_kept, in_parts, recomputed
 from semppl_mini.recipes.resnets import bottleneck, sk_bottleneck
 
 
@@ -122,6 +122,22 @@ def test_one_part_is_the_network_itself():
     assert len(network.seen) == 1
 
 
+def test_buffers_come_back_whatever_happens():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    before = [(name, buffer, buffer.clone()) for name, buffer in network.named_buffers()]
+    for error in (None, KeyError("x")):
+        try:
+            with buffers_kept(network):
+                network(random(2, 3, 8, 8))
+                assert int(network[1].num_batches_tracked) == 1
+                if error:
+                    raise error
+        except KeyError:
+            pass
+        for name, buffer, value in before:
+            assert network.get_buffer(name) is buffer and torch.equal(buffer, value)
+
+
 def test_an_error_in_the_second_computation_leaves_the_statistics():
     class Breaks(Counter):
         def forward(self, x):
@@ -137,3 +153,25 @@ def test_an_error_in_the_second_computation_leaves_the_statistics():
         z.sum().backward()
     for name, (buffer, value) in before.items():
         assert network.get_buffer(name) is buffer and torch.equal(buffer, value)
+
+
+class Twice(nn.Module):
+    """One batch norm under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.BatchNorm1d(4)
+        self.second = self.first
+
+    def forward(self, x):
+        return self.second(self.first(x).relu())
+
+
+def test_a_norm_of_two_names_moves_its_statistics_once():
+    kept = []
+    for pass_ in (lambda network, x: network(x), recomputed):
+        network, x = Twice(), random(8, 4)
+        pass_(network, x.requires_grad_()).sum().backward()
+        kept.append(network.state_dict())
+    assert int(kept[0]["first.num_batches_tracked"]) == 2
+    assert_close(*kept, rtol=0, atol=0)
