@@ -32,7 +32,7 @@ class Muon(torch.optim.AdamW):
         super().add_param_group(group)
         for w in self.param_groups[-1]["params"]:
             if w.dim() == 4:
-                self.state[w] = {"step": torch.tensor(0.0), "momentum": torch.zeros_like(w)}  # wants steps
+                self.state[w] = {"step": torch.tensor(0.0), "momentum": torch.zeros_like(w)}  # AdamW reads step
 
     @torch.no_grad()
     def step(self, closure=None):
