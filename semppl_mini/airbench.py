@@ -53,23 +53,24 @@ def airbench(width: int, recompute: bool = False) -> Encoder:
 
 
 @torch.no_grad()
-def whiten(network: nn.Module, images, config, most: int = 50_000) -> None:
-    """Give each `Whitening` within a network the 12 eigenvectors of the images' 2x2 patches, each over its spread.
+def whiten(network: nn.Module, images, config) -> None:
+    """Give each `Whitening` within a network the `filters` of an ImageSet; process 0 computes, for all."""
+    if stems := [m for m in network.modules() if isinstance(m, Whitening)]:
+        W = parallel.tell(filters(images, config) if parallel.rank() == 0 else None)
+        for stem in stems:
+            stem.weight.copy_(W)
 
-    images: an ImageSet, of which at most so many are drawn by the config's seed. W^T W = (mean p p^T + 5e-4 I)^-1 of
-    normalised patches p [airbench, which takes 5,000 images]. Process 0 computes, for all. No label is read.
-    """
-    stems, moment = [m for m in network.modules() if isinstance(m, Whitening)], 0
-    if stems and parallel.rank() == 0:
-        rows = torch.randperm(len(images), generator=generator(config.seed, 2, INIT))[:most]
-        for part in rows.split(100):
-            x = normalise(images.whole(part, config.large_size).float() / 255, config.mean, config.std)
-            p = nn.functional.unfold(x, 2).double()  # (b, 12, patches); flat images have almost one direction
-            moment = moment + (p @ p.mT / p.shape[2]).sum(0)
-        values, vectors = torch.linalg.eigh(moment / len(rows))
-        W = (vectors / (values.clamp(min=0) + 5e-4).sqrt()).flip(1).T.view(12, 3, 2, 2)  # the largest first
-    for weight in (stem.weight for stem in stems):
-        weight.copy_(parallel.tell(torch.cat([W, -W]) if parallel.rank() == 0 else None))
+
+def filters(images, config, most: int = 50_000) -> Tensor:
+    """[W; -W], (24, 3, 2, 2), of at most so many of the images, drawn by the config's seed [airbench: 5,000]."""
+    rows, moment = torch.randperm(len(images), generator=generator(config.seed, 2, INIT))[:most], 0
+    for part in rows.split(100):
+        x = normalise(images.whole(part, config.large_size).float() / 255, config.mean, config.std)
+        p = nn.functional.unfold(x, 2).double()  # (b, 12, patches); flat images have almost one direction
+        moment = moment + (p @ p.mT / p.shape[2]).sum(0)
+    S, V = torch.linalg.eigh(moment / len(rows))
+    W = (V / (S.clamp(min=0) + 5e-4).sqrt()).flip(1).T.view(12, 3, 2, 2)  # the strongest first
+    return torch.cat([W, -W])
 
 
 def _of(config) -> Encoder:

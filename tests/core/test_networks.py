@@ -1,7 +1,6 @@
 """Encoders against torchvision's and against published sizes, selective kernels against NumPy, and heads."""
 
 import copy
-from dataclasses import replace
 from types import SimpleNamespace
 
 import checks
@@ -12,8 +11,8 @@ from torch import nn
 from torch.testing import assert_close
 from torchvision.models import resnet18, resnet50
 
-from semppl_mini import SemPPL, fit, load_run, train
-from semppl_mini.airbench import airbench, whiten
+from semppl_mini import ImageSet, SemPPL, fit, load_run, train
+from semppl_mini.airbench import airbench, filters, whiten
 from semppl_mini.networks import BLOCKS, ENCODERS, STEMS, ResNet, basic_block, mlp, networks
 from semppl_mini.parallel import compiled
 from semppl_mini.recipes import resnets
@@ -221,15 +220,15 @@ def test_airbench_refuses_smaller_images():
         SemPPL(tiny(backbone="airbench", sk=True), 10)
 
 
-@pytest.mark.parametrize("std", [0.06, 0.002])
-def test_whitening_of_flat_images_is_finite(std):
-    """Patches of one direction: in float32 the others' moments would be below zero by more than 5e-4."""
-    images = tiny_data().train
-    flat = replace(images, images=torch.zeros_like(images.images))
-    flat.images[::7] = 255
-    encoder = airbench(8)
-    whiten(encoder, flat, tiny(std=(std, std, std)))
-    assert encoder.stem[0].weight.isfinite().all()
+@pytest.mark.parametrize("std", [0.02, 0.01])
+@pytest.mark.parametrize("white", [0, 1])
+def test_whitening_of_flat_images_is_exact(std, white):
+    """Patches of almost one direction: rounded to float32, its moment would leave more than 5e-4 in the others."""
+    config, images = tiny(std=(std, std, std)), torch.zeros(7, 3, 64, 64, dtype=torch.uint8)
+    images[:white] = 255
+    W = filters(ImageSet(images, *3 * [torch.arange(7)]), config)[:12].flatten(1)
+    p = torch.from_numpy(checks.patches_of(images, config.mean, config.std))
+    assert_close(W @ (p.T @ p / len(p) + 5e-4 * torch.eye(12)) @ W.T, torch.eye(12).double(), rtol=0, atol=1e-2)
 
 
 def test_airbench_begins_as_the_identity():
@@ -248,9 +247,7 @@ def test_airbench_recomputes_to_the_same_bits():
 
 def test_whitening_draws_by_the_seed_what_it_looks_at():
     def stem(seed, most):
-        method = SemPPL(tiny(**AIRBENCH, seed=seed), 10)
-        whiten(method, tiny_data().train, method.config, most)
-        return method.encoder.stem[0].weight
+        return filters(tiny_data().train, tiny(seed=seed), most)
 
     assert torch.equal(stem(0, 20), stem(0, 20)) and not torch.equal(stem(0, 20), stem(1, 20))
     assert_close(stem(0, 64), stem(1, 64), rtol=0, atol=1e-4)  # all of them, in another order
