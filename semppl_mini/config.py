@@ -97,6 +97,7 @@ class Config:
     microbatches: int = number(1, 1, 2**20)  # parts that networks see a batch in, each computed again for its gradient
     recompute: bool = False  # keep only the inputs of the encoder's blocks, compute them again for the gradient
     compile: bool = False  # torch.compile the networks
+    graph: bool = False  # one process on CUDA: views, and loss to gradient, as a graph each; elsewhere no effect
 
     def __post_init__(self):
         check_fields(self)

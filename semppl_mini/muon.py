@@ -65,5 +65,6 @@ def orthogonal(u: Tensor, steps: int = 3, bf16: bool = False) -> Tensor:
     X = X.bfloat16() if bf16 else X
     for _ in range(steps):
         A = X @ X.T
-        X = 3.4445 * X + (-4.7750 * A + 2.0315 * A @ A) @ X
+        A = torch.addmm(A, A, A, beta=-4.7750, alpha=2.0315)
+        X = torch.addmm(X, A, X, beta=3.4445)  # 3.4445 X + (-4.7750 A + 2.0315 A A) X, rounded once
     return (X.T if len(u) > u.shape[1] else X).to(u.dtype)

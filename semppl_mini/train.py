@@ -44,6 +44,14 @@ def fit(
     batches = Batches(config, data.train.labelled() if kind.labelled_only else data.train, kind.draw)
     method = parallel.placed(method, batches.device, config)
     optimizer = make_optimizer(config, method.online)
+
+    def gradient(views, batch, draws) -> tuple[dict, dict]:
+        loss, seen = method(views, batch, draws)  # embeds, enqueues, votes, draws, compares
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        return monitor.terms_of(loss, seen), method.count(seen, batch, batches.truth_of)
+
+    gradient = parallel.replayed(gradient, config, batches.device)  # config.graph
     run = keeping.Run(config, method, [], folder, data.provenance)
     options = dict(callbacks=callbacks, progress=progress, save_every=save_every, keep_last=keep_last, last=steps)
     with keeping.Keeper(run, optimizer, batches, digests, **options) as keeper:
@@ -57,11 +65,7 @@ def fit(
             if not run.unfinished:  # not in the middle of it, after a resume
                 method.before_epoch(epoch, config.epochs, lambda: embed(method, batches))
             for step, views, batch, draws in keeper.steps():  # prepared by `batches`, on the device
-                loss, seen = method(views, batch, draws)  # embeds, enqueues, votes, draws, compares
-                terms = monitor.terms_of(loss, seen)
-
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+                terms, counts = gradient(views, batch, draws)
                 parallel.average_and_check(method.online, terms)  # of the global batch; not finite: it ends here
                 lr, done = lr_at(config, step / batches.each), (step + 1) / (batches.each * config.epochs)
                 set_lr(optimizer, lr)
@@ -69,7 +73,7 @@ def fit(
                 optimizer.step()
                 method.after_step(done)  # the target follows
 
-                keeper.record(terms, method.count(seen, batch, batches.truth_of), lr)
+                keeper.record(terms, counts, lr)
         return keeper.end()
 
 

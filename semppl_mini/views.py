@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor
 
-from .parallel import blend, blur, crop_resize, hue, some
+from .parallel import blend, blur, constant, crop_resize, hue, some
 
 Draw = dict[str, Tensor]  # the parameters of one view, one row an image
 
@@ -165,7 +165,7 @@ def apply_view(x: Tensor, draw: Draw, size: int, config, mask: Tensor | None = N
 
 def normalise(x: Tensor, mean, std) -> Tensor:
     """Channel-wise (x - mean) / std in channels-last memory: x (B, 3, H, W) in [0, 1]."""
-    mean, std = (torch.tensor(c, device=x.device, dtype=x.dtype).view(1, 3, 1, 1) for c in (mean, std))
+    mean, std = (constant(tuple(c), x.device, x.dtype).view(1, 3, 1, 1) for c in (mean, std))
     return x.sub(mean).div_(std).contiguous(memory_format=torch.channels_last)
 
 

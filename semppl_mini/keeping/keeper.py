@@ -31,6 +31,7 @@ class Keeper:
         self.end_step = run.config.epochs * self.each
         self.last = min(self.end_step, last or self.end_step)
         kind = class_name(run.config, type(run.method))
+        self.place = parallel.replayed(batches.place, run.config, batches.device)
         self.same = {"class": kind, "data": run.data, **digests, "classes": run.method.num_classes}  # beside the config
         self.log, self.saved, self.signal, self.ready = None, None, 0, None
         self.software = {"device": str(batches.device), **software()}
@@ -91,7 +92,7 @@ class Keeper:
         """Prepared steps, placed on the device; notes when each was asked for and when it was there."""
         asked = time.perf_counter()
         for ready in prepared:
-            placed = self.batches.place(ready)
+            placed = self.place(ready)
             self.times = asked, time.perf_counter()
             yield placed
             asked = time.perf_counter()

@@ -1,8 +1,9 @@
 """Where numbers are computed: processes, devices, precision, memory, pixels. The door; nothing here knows of SemPPL."""
 
 from .device import at_least_float, autocast_of, cut, device_of, place, run_pending, start_xla, uses_bf16, uses_xla
+from .graph import replayed
 from .memory import in_parts, recomputed, together
-from .pixels import blend, blur, crop_resize, hue, some
+from .pixels import blend, blur, constant, crop_resize, hue, some
 from .search import first_at_least, largest, neighbours
 from .step import NotFinite, ahead, average_and_check, compiled, placed
 from .world import BatchNorm, average_, gather, mean, most, rank, rows, share_batch_norm, size, start, stop, tell, total

@@ -3,10 +3,18 @@
 No bit of an image's result depends on the images beside it.
 """
 
+import functools
+
 import torch
 from torch import Tensor
 
 _GREY = (0.2989, 0.587, 0.114)  # ITU-R 601, as torchvision
+
+
+@functools.cache
+def constant(values: tuple, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A tensor of these numbers, made once: an accelerator would wait for each copy. Not to be changed in place."""
+    return torch.tensor(values, device=device, dtype=dtype)
 
 
 def cubic(t: Tensor) -> Tensor:
@@ -54,7 +62,7 @@ def luma(colour: Tensor) -> Tensor:
 
 def blend(x: Tensor, f: Tensor, to_mean: Tensor, to_luma: Tensor) -> Tensor:
     """f x + (1 - f) other: x's mean luma in rows `to_mean` (B,), the luma in rows `to_luma` (B,), else black."""
-    weights = torch.tensor(_GREY, device=x.device, dtype=x.dtype)
+    weights = constant(_GREY, x.device, x.dtype)
     matrix = f.view(-1, 1, 1) * torch.eye(3, device=x.device, dtype=x.dtype)
     matrix = matrix + ((1 - f) * to_luma).view(-1, 1, 1) * weights  # luma = weights . colour
     offset = (1 - f) * to_mean * (luma(x.mean((2, 3))) if some(to_mean) else 0)  # (B,)
@@ -72,7 +80,7 @@ def hue(x: Tensor, f: Tensor) -> Tensor:
     chroma = top - r.minimum(g).minimum(b)
     h = (g + b).sub_(r).sub_(top).div_(chroma.clamp(min=1e-12)).add_(2)  # >= 0
     h = torch.where(g < b, -h, h).div_(6).add_(f.view(-1, 1, 1))  # (B, H, W), in circles
-    own = torch.tensor([0, 1 / 3, 2 / 3], device=x.device, dtype=x.dtype).view(1, 3, 1, 1)
+    own = constant((0, 1 / 3, 2 / 3), x.device, x.dtype).view(1, 3, 1, 1)
     d = h.unsqueeze(1) - own  # (B, 3, H, W)
     d = d.sub_(d.round()).abs_().clamp_(1 / 6, 1 / 3)
     return torch.addcmul((top + chroma).unsqueeze(1), chroma.unsqueeze(1), d, value=-6)
