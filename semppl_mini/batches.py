@@ -101,7 +101,8 @@ class Batches:
 
     def ahead(self, first: int, last: int, workers: int = 0) -> Iterable[Prepared]:
         """Steps first to last - 1 in order, prepared ahead in so many worker processes; 0: here, when asked for."""
-        return parallel.ahead(self.__getitem__, first, last, workers)
+        items = parallel.ahead(self.__getitem__, first, last, workers)
+        return parallel.one_early(items) if self.device.type == "cuda" else items
 
     def place(self, ready: Prepared) -> tuple[list[Tensor], Batch, NamedTuple]:
         """Views, batch and draws of a step, on the device: rows cut over XLA's devices, what is shared on each."""

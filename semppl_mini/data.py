@@ -51,7 +51,7 @@ class ImageSet:
 
     def prepare(self, index: Tensor, draws: list[Draw], config) -> list[Tensor]:
         """The CPU's part of a step's views of the images at `index` (b,), made ahead: here pixels and perhaps masks."""
-        return [self.images[index], *([] if self.masks is None else [self.masks[index]])]
+        return [x.index_select(0, index) for x in (self.images, self.masks) if x is not None]
 
     def finish(self, prepared: list[Tensor], draws: list[Draw], config) -> list[Tensor]:
         """The device's part: what `prepare` made and the draws of these b rows -> L + V views, `views.make_views`."""

@@ -35,7 +35,7 @@ class LARS(torch.optim.Optimizer):
             loss = None if closure is None else closure()
         for group in self.param_groups:
             lr = torch.tensor(group["lr"], dtype=torch.float64)  # a tensor: XLA would compile anew for 0 and 1
-            lr = lr.to(group["params"][0]) if group["params"] else lr
+            lr = lr.to(group["params"][0], non_blocking=True) if group["params"] else lr
             for w in group["params"]:  # one after the other: on a CPU each stays in the cache for its whole update
                 if w.grad is not None:
                     self._update(w, group, lr)

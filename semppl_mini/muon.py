@@ -41,21 +41,23 @@ class Muon(torch.optim.AdamW):
             loss = None if closure is None else closure()
         turned = {w: w.grad for group in self.param_groups for w in group["params"] if w.dim() == 4}
         for group in self.param_groups:
+            rate = torch.tensor(-self.defaults["scale"] * group["lr"], dtype=torch.float64)  # a tensor: XLA would
+            rate = rate.to(group["params"][0], non_blocking=True) if group["params"] else rate  # compile 0 and 1 anew
             for w in group["params"]:
                 if turned.get(w) is not None:
-                    self._turn(w, self.defaults["scale"] * group["lr"])
+                    self._turn(w, rate)
                     w.grad = None  # so that AdamW passes it over
         super().step()
         for w, gradient in turned.items():
             w.grad = gradient
         return loss
 
-    def _turn(self, w: Tensor, lr: float) -> None:
+    def _turn(self, w: Tensor, rate: Tensor) -> None:
         mu, bf16 = self.defaults["mu"], self.defaults["bf16"]
         m = self.state[w]["momentum"].mul_(mu).add_(w.grad)
         U = orthogonal(w.grad.add(m, alpha=mu).flatten(1), bf16=bf16).view_as(w)
         w.mul_(len(w) ** 0.5 / w.norm().clamp(min=1e-7))  # of zeros: they stay
-        w.addcmul_(U, torch.tensor(-lr, dtype=torch.float64).to(w))  # a tensor: XLA would compile anew for 0 and 1
+        w.addcmul_(U, rate)
 
 
 def orthogonal(u: Tensor, steps: int = 3, bf16: bool = False) -> Tensor:

@@ -5,5 +5,5 @@ from .graph import replayed
 from .memory import in_parts, recomputed, together
 from .pixels import blend, blur, constant, crop_resize, hue, some
 from .search import first_at_least, largest, neighbours
-from .step import NotFinite, ahead, average_and_check, compiled, placed
+from .step import NotFinite, ahead, average_and_check, compiled, one_early, placed
 from .world import BatchNorm, average_, gather, mean, most, rank, rows, share_batch_norm, size, start, stop, tell, total

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import torch
@@ -19,6 +20,15 @@ def ahead(make: Callable, first: int, last: int, workers: int = 0) -> Iterator:
         if isinstance(item, ValueError):
             raise item
         yield item
+
+
+def one_early(items: Iterator) -> Iterator:
+    """The same items, the next one made in a thread while this one is in use: for training on an accelerator."""
+    with ThreadPoolExecutor(1) as thread:
+        following = thread.submit(next, items, None)
+        while (item := following.result()) is not None:
+            following = thread.submit(next, items, None)
+            yield item
 
 
 def _attempt(make: Callable, i: int):
