@@ -134,13 +134,13 @@ BUGS = (
 # ---- the steps ------------------------------------------------------------------------------------------------------
 
 
-def run(steps: int, watch: bool = True, **changes) -> dict:
-    """The record of a few steps, in tensors on the CPU: what one process and several must agree on.
+def run(steps: int, watch: bool = True, images=None, **changes) -> dict:
+    """The record of a few steps, in tensors on the CPU: what one process and several, or two devices, must agree on.
 
     watch=False leaves votes and gradients out: to hold on to a step's tensors changes the graphs that XLA compiles.
     """
-    config = tiny(precision="fp64").replace(device="auto" if parallel.uses_xla() else "cpu", **changes)
-    images = tiny_data().train
+    config = tiny(precision="fp64", device="auto" if parallel.uses_xla() else "cpu").replace(**changes)
+    images = images or tiny_data().train
     trainer = Bare(config, images)
     if config.backbone == "airbench":  # as the identity its pools find ties in flat images, which rounding would break
         with torch.no_grad():

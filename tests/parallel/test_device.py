@@ -1,0 +1,117 @@
+"""A GPU is another place for the same run: the CPU's steps, its own bits after a resume, checkpoints that travel.
+
+Without one, what one device can show is shown on the CPU. The images are noise, so nothing but the package is needed.
+"""
+
+import copy
+import math
+import os
+
+import parity
+import pytest
+import torch
+from checks import differing, random, tiny, weights
+from torch.testing import assert_close
+
+from semppl_mini import Data, evaluate, fit, load_run
+from semppl_mini.data import ImageSet, hide_labels
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once, at cuBLAS's first use: for the same bits
+GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"))
+# a bias before a batch norm has no gradient but rounding errors, by which AdamW takes whole steps; the norm removes it
+IDLE = tuple(f"{head}.{part}" for head in ("projector", "predictor") for part in ("0.bias", "1.running_mean"))
+NETWORKS = {
+    "airbench, muon": {"backbone": "airbench", "small_size": 9, "optimizer": "muon", "lr": 0.02},
+    "resnet, lars": {"backbone": "resnet18"},
+}
+
+
+@pytest.fixture(params=["cpu", GPU])
+def device(request):
+    return request.param
+
+
+@pytest.fixture
+def same_bits():
+    """Inside, cuDNN and torch choose deterministic algorithms, and warn where they have none."""
+    cudnn, before = torch.backends.cudnn, torch.backends.cudnn.deterministic
+    cudnn.deterministic = True
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    cudnn.deterministic = before
+    torch.use_deterministic_algorithms(False)
+
+
+def noise(n, first):
+    truth = torch.arange(n) % 10
+    return ImageSet((random(n, 3, 32, 32, seed=first) * 255).byte(), truth, first + torch.arange(n), truth)
+
+
+DATA = Data("noise", "noise", [str(c) for c in range(10)], hide_labels(noise(64, 0), 20, 0, 10), *map(noise, (30, 30),
+            (64, 94)))  # fmt: skip
+
+
+def run_of(device, folder=None, **more):
+    changes = {name: more.pop(name) for name in ("precision", "backbone") if name in more}
+    return fit(tiny(device=device, labelled_share=0.25, **changes), DATA, folder, progress=False, **more)
+
+
+@pytest.mark.parametrize("device", [GPU])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_step_is_the_cpus(name, device):
+    """Pseudo-labels, queue labels and counts equal; gradients, terms, weights within 1e-9: four steps in float64."""
+    changes = {**NETWORKS[name], "images": DATA.train, "labelled_share": 0.5, "warmup_epochs": 0.5}
+    ours, theirs = (parity.run(4, device=where, **changes) for where in (device, "cpu"))
+    for state in (ours["state"], theirs["state"]):
+        for name in [name for name in state if name.endswith(IDLE)]:
+            del state[name]
+    parity.agree(ours, theirs, **parity.STRICT)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_resumed_run_has_the_bits_of_a_whole_one(precision, device, same_bits, tmp_path):
+    whole = run_of(device, precision=precision)
+    assert not run_of(device, tmp_path, precision=precision, steps=3).finished
+    resumed = run_of(device, tmp_path, precision=precision)
+    assert resumed.finished and not differing(weights(whole), weights(resumed))
+    assert [r["loss"] for r in whole.history] == [r["loss"] for r in resumed.history]
+
+
+def test_a_checkpoint_is_read_on_the_cpu(device, tmp_path):
+    """Every tensor to the bit, and in float64 the same features."""
+    run = run_of(device, tmp_path, precision="fp64")
+    read = load_run(tmp_path)
+    assert all(x.device.type == "cpu" for x in read.method.state_dict().values())
+    assert not differing(weights(run), weights(read))
+    images = DATA.test.images
+    assert_close(read.method.encode(images), run.method.encode(images), rtol=1e-6, atol=1e-6)
+
+
+def test_an_infinite_gradient_leaves_the_weights(device):
+    kept = {}
+
+    def spoil(run, record):
+        kept["now"] = dict(run.method.named_parameters())
+        kept["before"] = copy.deepcopy(kept["now"])
+        next(run.method.encoder.parameters()).register_hook(lambda g: torch.full_like(g, math.inf))
+
+    with pytest.raises(FloatingPointError, match=r"Step 0 .*the gradient of encoder\.stem\.0\.weight is inf"):
+        run_of(device, callbacks=[spoil])
+    assert not differing(kept["before"], kept["now"])
+
+
+@pytest.mark.parametrize("device", [GPU])
+def test_read_outs_are_the_cpus(device):
+    """In float64 the features are the same, so the classifiers put as many images in the right class, give or take."""
+    run = run_of(device, precision="fp64")
+    ours = evaluate(run.method.encoder, run.config, DATA)
+    assert next(run.method.encoder.parameters()).is_cuda
+    theirs = evaluate(copy.deepcopy(run.method.encoder).cpu(), run.config, DATA)
+    assert ours == pytest.approx(theirs, abs=1.5 / len(DATA.test))
+
+
+def test_fine_tuning_on_the_device(device):
+    run = run_of(device)
+    read = evaluate(run.method.encoder, run.config, DATA, "val", tune_steps=2, all_labels=True)
+    assert all(0 <= read[name] <= 1 for name in ("knn20", "linear", "fine_tuned", "linear_all"))
+    assert next(run.method.encoder.parameters()).device.type == device
