@@ -57,17 +57,15 @@ def few(data: s.Data, n: int) -> s.Data:
 
 
 def watched(config: s.Config, data: s.Data, marks: dict) -> None:
-    """Train by `fit`, which calls marks[i]() where step i has its views and its networks begin; the last mark ends it.
+    """Train by `fit`, which calls marks[i]() where step i has its gradient; the last mark ends it.
 
-    From one mark to the next are whole steps: batches made and placed, networks, losses, update, counts, log.
+    From one mark to the next are whole steps: update, counts, log, batches made and placed, networks, losses.
     """
     steps = itertools.count()
 
     class Watched(s.SemPPL):
-        def forward(self, *given):
-            if torch.is_grad_enabled():  # the untrained network is measured without
-                marks.get(next(steps), lambda: None)()
-            return super().forward(*given)
+        def before_step(self, progress):
+            marks.get(next(steps), lambda: None)()
 
     s.fit(config, data, progress=False, method=Watched, steps=max(marks) + 1)
 
@@ -78,6 +76,7 @@ def watched(config: s.Config, data: s.Data, marks: dict) -> None:
 def waits(found: dict, config: s.Config, data: s.Data) -> None:
     """A step's operations, host waits and kernels: means of four steps of `fit`, a training for each question."""
     data, config, lines, ops = few(data, 9 * config.batch_size), config.replace(labels=None), Steps(), Dispatched()
+    config = config.replace(graph=False)  # operation by operation
     watch(config, data, ops)
     found["operations"] = {"by device": ops.devices.each(), "most": ops.names.each(12)}
     if not GPU:
@@ -168,10 +167,10 @@ def speed(found: dict, config: s.Config, data: s.Data, rounds: int, blocks: rang
     """Milliseconds without and with cudnn.benchmark: of a step of `fit`, of its pieces in so many rounds; images/s."""
     for fast in (False, True):
         with setting(torch.backends.cudnn, benchmark=fast):
-            ms = {"step": pace(config, data, blocks)}
+            ms = {f"step, graph={graph}": pace(config.replace(graph=graph), data, blocks) for graph in (False, True)}
             ms |= {name: median_ms(task, rounds) for name, task in pieces(config, data).items()}
         ms["losses"] -= ms["votes"]  # which they hold
-        speeds = {what: 1000 * config.batch_size / ms[what] for what in ("step", "encoder")}
+        speeds = {what: 1000 * config.batch_size / x for what, x in ms.items() if what.startswith(("step", "encoder"))}
         found[f"cudnn.benchmark={fast}"] = {"ms": ms, "images/s": speeds}
 
 
