@@ -90,6 +90,24 @@ SPEED = {  # row: a question of benchmarks/README.md, and its first line of that
     "EMA on ResNet-50 / torch's `AveragedModel`": ("e", "EMA on ResNet-50: torch's AveragedModel"),
 }
 
+# ---- on a GPU: benchmarks/gpu-h100.json ----------------------------------------------------------------------------
+
+GPU = {  # row: the place of its number, under a part's name and a preset's
+    "operations dispatched in a step": ("waits", "operations.by device.cuda"),
+    "waits of the host for the GPU in a step": ("waits", "host waits.all"),
+    "kernels started in a step": ("waits", "kernels.launched"),
+    "ms of the GPU in a step": ("waits", "kernels.GPU ms"),
+    "ms of a step, `graph=False`": ("speed", "cudnn benchmark=True.ms.step, graph=False"),
+    "ms of a step, `graph=True`": ("speed", "cudnn benchmark=True.ms.step, graph=True"),
+    "images/s, `graph=True`": ("speed", "cudnn benchmark=True.images/s.step, graph=True"),
+    "ms of its views, one by one": ("speed", "cudnn benchmark=True.ms.views"),
+    "ms of its networks, forward and backward, one by one": ("speed", "cudnn benchmark=True.ms.networks"),
+    "ms of optimizer and EMA": ("speed", "cudnn benchmark=True.ms.optimizer, EMA"),
+    "float64: largest relative difference of a term from the CPU's, four steps": ("parity", "fp64.terms.largest"),
+    "the same in float32, without TF32": ("parity", "fp32.terms.largest"),
+    "tensors of two runs in bf16 that differ in a bit": ("parity", "bf16 twice, cudnn deterministic=False.unequal"),
+}  # fmt: skip
+
 # ---- the search for a recipe: benchmarks/speedruns -----------------------------------------------------------------
 
 START = "cifar10_cpu-epochs=4-seed0"
@@ -159,6 +177,19 @@ def speed() -> str:
     return f"{markdown(('ratio', 'quartiles', 'goal'), rows)}\n\nMeasured on: {on}; {libraries}."
 
 
+def gpu() -> str:
+    found, presets = json.loads((ROOT / "benchmarks/gpu-h100.json").read_text()), ("cifar10", "cifar10_cpu")
+
+    def shown(x) -> str:
+        return "" if x is None else f"{x:.0f}" if x >= 100 or x == int(x) else f"{x:.1f}" if x >= 0.1 else f"{x:.0e}"
+
+    rows = [(row, *(shown(number(found.get(f"{part} {name}"), place)) for name in presets))
+            for row, (part, place) in GPU.items()]  # fmt: skip
+    at = found["where"]
+    on = f"one {at['gpu']}, torch {at['torch']}, CUDA {at['cuda']}, {at['cpus']} CPU cores"
+    return f"{markdown([f'`{name}()`' for name in presets], rows)}\n\nMeasured on: {on}."
+
+
 def presets() -> str:
     paper, names = semppl_mini.Config().to_dict(), ("cifar10", "cifar10_cpu", "digits")
     ours = [getattr(semppl_mini.presets, name)().to_dict() for name in names]
@@ -170,9 +201,10 @@ def presets() -> str:
 def speedruns() -> str:
     """A line a recipe of benchmarks/speedruns: what differs from START, and its read-outs on validation images."""
     folder, recipes = ROOT / "benchmarks/speedruns", {}
-    start = json.loads((folder / f"{START}.json").read_text())["config"]
+    start = semppl_mini.Config.from_dict(json.loads((folder / f"{START}.json").read_text())["config"]).to_dict()
     for run in map(json.loads, (path.read_text() for path in sorted(folder.glob("*.json")))):
-        changes = {k: v for k, v in run["config"].items() if v != start[k] and k not in ("seed", "epochs")}
+        config = semppl_mini.Config.from_dict(run["config"]).to_dict()  # fields that came later have their defaults
+        changes = {k: v for k, v in config.items() if v != start[k] and k not in ("seed", "epochs")}
         named = ", ".join(f"`{k}={tuple(v) if isinstance(v, list) else v}`" for k, v in changes.items())
         recipes.setdefault((named or "*start*", run["config"]["epochs"]), []).append(run)
     places = ("history.-1.pseudo_label_accuracy", "read.knn20", "read.few_label")
@@ -191,6 +223,7 @@ TABLES = {
     "unlabelled": lambda: results(UNLABELLED, BUDGET_ROWS),
     "transfer": lambda: results(TRANSFER, TRANSFER_ROWS),
     "speed": speed,
+    "gpu": gpu,
     "speedruns": speedruns,
     "presets": presets,
 }

@@ -171,7 +171,7 @@ def speed(found: dict, config: s.Config, data: s.Data, rounds: int, blocks: rang
             ms |= {name: median_ms(task, rounds) for name, task in pieces(config, data).items()}
         ms["losses"] -= ms["votes"]  # which they hold
         speeds = {what: 1000 * config.batch_size / x for what, x in ms.items() if what.startswith(("step", "encoder"))}
-        found[f"cudnn.benchmark={fast}"] = {"ms": ms, "images/s": speeds}
+        found[f"cudnn benchmark={fast}"] = {"ms": ms, "images/s": speeds}
 
 
 def pace(config: s.Config, data: s.Data, blocks: range) -> float:

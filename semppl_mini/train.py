@@ -44,14 +44,7 @@ def fit(
     batches = Batches(config, data.train.labelled() if kind.labelled_only else data.train, kind.draw)
     method = parallel.placed(method, batches.device, config)
     optimizer = make_optimizer(config, method.online)
-
-    def gradient(views, batch, draws) -> tuple[dict, dict]:
-        loss, seen = method(views, batch, draws)  # embeds, enqueues, votes, draws, compares
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        return monitor.terms_of(loss, seen), method.count(seen, batch, batches.truth_of)
-
-    gradient = parallel.replayed(gradient, config, batches.device)  # config.graph
+    gradient = gradient_of(method, optimizer, batches)
     run = keeping.Run(config, method, [], folder, data.provenance)
     options = dict(callbacks=callbacks, progress=progress, save_every=save_every, keep_last=keep_last, last=steps)
     with keeping.Keeper(run, optimizer, batches, digests, **options) as keeper:
@@ -75,6 +68,18 @@ def fit(
 
                 keeper.record(terms, counts, lr)
         return keeper.end()
+
+
+def gradient_of(method: Method, optimizer, batches: Batches):
+    """The function of (views, batch, draws) that leaves a step's gradient in the online weights -> terms, counts."""
+
+    def gradient(views: list[Tensor], batch, draws) -> tuple[dict, dict]:
+        loss, seen = method(views, batch, draws)  # embeds, enqueues, votes, draws, compares
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        return monitor.terms_of(loss, seen), method.count(seen, batch, batches.truth_of)
+
+    return parallel.replayed(gradient, method.config, batches.device)  # as a CUDA graph, with config.graph
 
 
 @torch.no_grad()

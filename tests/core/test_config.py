@@ -30,7 +30,7 @@ def test_whole_numbers_may_stand_where_fractions_may():
 
 def test_presets_by_name():
     assert all(presets.named(preset) == getattr(presets, preset)() for preset in PRESETS)
-    with pytest.raises(ValueError, match="no preset 'cifar'; choose one of digits, cifar10, "):
+    with pytest.raises(ValueError, match="no preset 'cifar'; choose one of digits, cifar10_cpu, "):
         presets.named("cifar")
 
 
