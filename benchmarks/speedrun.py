@@ -2,6 +2,7 @@
 
     python benchmarks/speedrun.py                                   the preset cifar10_cpu as it is
     python benchmarks/speedrun.py epochs=4 tau=0.1 --seeds 0 1 2    with changes, seed after seed
+    python benchmarks/speedrun.py method=finetune labelled_share=None large_views=1 epochs=700   supervised-only
 
 Few-label accuracy: logistic regression on the frozen features of the labelled images, read out on the validation
 images, of which training sees nothing; the test images are not touched. Minutes: the sum of all training steps, views
@@ -19,6 +20,7 @@ from semppl_mini.files import make_folder, write_json
 from semppl_mini.keeping import runs_dir
 from semppl_mini.keeping.command import Parser, command, override
 from semppl_mini.keeping.run import software
+from semppl_mini.readout import classifier_accuracy
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -41,6 +43,8 @@ def speedrun(name: str, config, data: s.Data, folder: Path, method=None, own=Non
 
     run = s.fit(config, data, make_folder(runs_dir() / "speedrun" / name), [look], progress=False, method=method)
     read = s.evaluate(run.method.encoder, config, data, "val", **more) | (own(run, data) if own else {})
+    if run.method.labelled_only:
+        read["classifier"] = classifier_accuracy(run.method.model, data.val, config)
     seconds = sum(record["seconds"] for record in run.history[1:])
     result = {"name": name, "data": data.provenance, "config": config.to_dict(), "seconds": seconds, "read": read}
     result |= {"history": run.history, "hardware": hardware(), "software": software()}
