@@ -399,6 +399,8 @@ def load_imagenet(path, labels=None, label_list=None, val: int | None = None, la
         raise ValueError(f"{root} holds no ImageNet; give a folder with train/SYNSET/*.JPEG or train*.tar.")
     classes, truth = np.unique(files.keys.astype("S9"), return_inverse=True)  # n and eight digits
     classes, truth = [name.decode() for name in classes], torch.from_numpy(truth)
+    if len(classes) < 2:
+        raise ValueError(f"{root} has 1 class; give a set of 2 or more.")
     ids = torch.arange(len(truth))
     listed = torch.zeros(len(truth), dtype=torch.bool) if label_list is None else find_listed(files, label_list)
     val = (10 * len(classes) if int(truth.bincount().min()) >= 100 else 0) if val is None else val
