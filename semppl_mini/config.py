@@ -85,10 +85,11 @@ class Config:
     batch_size: int = number(4096, 2, 2**20)  # B [paper]
     optimizer: str = one_of("lars", "sgd", "adamw", "muon")  # LARS [paper], Nesterov SGD, AdamW, or Muon
     lr: float = number(0.3, 0, 1e6)  # at batch 256, scaled by B / 256 [paper; the scaling is in the official code]
+    lr_min: float = number(0.0, 0, 1e6)  # where the cosine ends, not scaled; above 0 in CARP
     momentum: float = number(0.9, 0, 1)  # of LARS and SGD; beta_1 of AdamW [peers' usual]
     weight_decay: float = number(1e-6, 0, 1e6)  # [paper]
     eta: float = number(1e-3, 0, 1e6)  # LARS trust coefficient [official code]
-    warmup_epochs: float = number(10, 0, 10**6)  # [paper], then cosine to 0
+    warmup_epochs: float = number(10, 0, 10**6)  # [paper], then cosine to lr_min
     seed: int = number(0, 0, 2**63 - 1)
     # computing
     device: str = "auto"  # "auto": xla where torch_xla is in use, else cuda, mps, cpu

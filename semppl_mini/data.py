@@ -141,5 +141,4 @@ def hide_labels(images: ImageSet, labels, seed: int, classes: int) -> ImageSet:
     chosen = pick(truth, count, classes, seed, balanced=count <= classes * rarest)
     if len(truth[chosen].unique()) < classes:
         raise ValueError(f"labels = {labels}, in proportion, leaves a class without; give {classes * rarest} or fewer.")
-    visible = torch.full_like(images.truth, -1).index_copy_(0, known[chosen], truth[chosen])
-    return replace(images, labels=visible)
+    return replace(images, labels=torch.full_like(images.truth, -1).index_copy_(0, known[chosen], truth[chosen]))
