@@ -34,7 +34,7 @@ class Config:
     small_scale: tuple = pair((0.05, 0.14), above=0, most=1)  # of a small one [ReLICv2]
     ratio: tuple = pair((3 / 4, 4 / 3), above=0, most=100)  # aspect of a crop [BYOL]
     flip_p: float = number(0.5, 0, 1)
-    jitter_p: float = number(0.8, 0, 1)  # [BYOL], with the four strengths below
+    jitter_p: float = number(0.8, 0, 1)  # [BYOL], with the four strengths below, of torchvision's operations
     brightness: float = number(0.4, 0, 1e6)
     contrast: float = number(0.4, 0, 1e6)
     saturation: float = number(0.2, 0, 1e6)

@@ -137,7 +137,8 @@ def cifar100_ifnd() -> Config:
 
 def imagenet_ifnd() -> Config:
     """ImageNet in MoCo v2's setting, ResNet-50 (69.7 linear top-1, recalled)."""
-    # [IFND] B, epochs. [PCL] clusters. [ours] anew every 20 epochs; Nesterov's momentum. [MoCo v2] all else
+    # [IFND] B, epochs. [PCL] clusters. [MoCo v2] all else, but: [ours] anew every 20 epochs, Nesterov's momentum, no
+    # decay of biases and norms, batch norm in the head, none shuffled (docs/deviations.md)
     return imagenet_1pct().replace(
         method="ifnd", large_views=2, small_views=0, interpolation="bilinear", large_scale=(0.2, 1.0),
         saturation=0.4, blur_p=(0.5,), solarize_p=(0.0,), mask_p=0.0,
