@@ -10,7 +10,8 @@ hash that torchvision publishes before it is opened; pickles are read by an unpi
 nothing but numbers, strings, lists, dictionaries and arrays; and what a header claims is compared with a
 limit before memory is taken for it. Bad input ends in one sentence, status 2, and no pack.
 
-n images, H x W pixels, C classes; images are uint8 (n, 3, H, W), labels int64 (n,) in 0..C-1.
+n images, H x W pixels, C classes; images are uint8 (n, 3, H, W), labels int64 (n,) in 0..C-1, or -1 in
+train/unlabelled, whose images belong to no class or one that is not known.
 """
 
 import argparse
@@ -24,12 +25,13 @@ import struct
 import sys
 import tarfile
 import time
+import unicodedata
 import warnings
 import zlib
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torchvision import datasets
 from torchvision.datasets.utils import calculate_md5, download_url
 from tqdm import tqdm
@@ -38,8 +40,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs where 
 from semppl_mini.files import data_dir, write_pack  # noqa: E402
 
 SPLITS = ("train", "test")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-OTHER_SUFFIXES = (".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic")  # images, but not read: never skipped
+UNLABELLED = "unlabelled"  # the folder of train whose images have no class
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png")
+OTHER_SUFFIXES = (  # images, but not read: never skipped
+    *(".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jp2", ".j2k", ".jpx", ".jxl"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico", ".psd", ".exr", ".svg", ".dng", ".cr2", ".nef", ".arw", ".raw"),
+)
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 MAX_MEMBERS = 2_000_000  # files and folders in one source
 MAX_CLASSES = 25_000  # class folders of a split (ImageNet-21k has 21,841 classes)
@@ -182,6 +188,21 @@ def source_files(source, wanted):
 # ---------------------------------------------------------------- class folders
 
 
+class Some:
+    """How many names there are, and the first 20: enough for a message, and little memory."""
+
+    def __init__(self):
+        self.count, self.first = 0, []
+
+    def add(self, name):
+        self.count += 1
+        if len(self.first) < 20:
+            self.first.append(str(name) if len(str(name)) <= 60 else f"...{str(name)[-57:]}")
+
+    def __str__(self):
+        return ", ".join(self.first) + ", ..." * (self.count > 20)
+
+
 def is_hidden(name):
     return any(part.startswith((".", "__MACOSX")) for part in name.parts)
 
@@ -191,6 +212,15 @@ def is_image(name):
     if name.suffix.lower() in OTHER_SUFFIXES and not is_hidden(name):
         raise ValueError(f"{name} is an image, but no JPEG or PNG: convert it, or remove it.")
     return name.suffix.lower() in IMAGE_SUFFIXES
+
+
+def to_rgb(image):
+    """Turned as its EXIF orientation says, on white where it is transparent [ours]: 8 bits of red, green and blue."""
+    image = ImageOps.exif_transpose(image)
+    if "A" in image.mode or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def fit_square(image, size):
@@ -205,8 +235,8 @@ def check_image(image, blob):
     """ValueError, before any pixel is decoded, for an image that is too large, too deep or a JPEG of endless scans."""
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"{image.width} x {image.height} is over the limit of {MAX_PIXELS} pixels: scale it down")
-    if image.mode.startswith(("I", "F")):
-        raise ValueError(f"mode {image.mode} has more than 8 bits a channel")
+    if image.mode.startswith(("I", "F")) or image.format == "PNG" and blob[24] > 8:  # of 16-bit colour PIL drops half
+        raise ValueError("it has more than 8 bits a channel: save it with 8")
     scans = 0 if image.format == "PNG" else blob.count(b"\xff\xda\x00")  # the marker and its length's high byte
     if scans > MAX_SCANS:
         raise ValueError(f"its {scans} scans are over the limit of {MAX_SCANS}: save it as a plain JPEG")
@@ -217,8 +247,7 @@ def decode(blob, name, size=None):
     try:
         with Image.open(io.BytesIO(blob), formats=("JPEG", "PNG")) as image:
             check_image(image, blob)
-            rgb = image if image.mode == "RGB" else image.convert("RGB")
-            rgb = fit_square(rgb, size) if size else rgb
+            rgb = fit_square(to_rgb(image), size) if size else to_rgb(image)
             return np.asarray(rgb).transpose(2, 0, 1), "PNG" if image.format == "PNG" else "JPEG"  # or MPO, a JPEG
     except Exception as error:  # PIL raises OSError, SyntaxError, struct.error, its bomb error, ...
         reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
@@ -235,15 +264,32 @@ def check_place(name, is_folder):
         start = repr(name.parts[1][:30])
         raise ValueError(f"class {start}... has no printable name of up to {MAX_NAME} characters: rename it.")
     if not (len(name.parts) <= 2 if is_folder else len(name.parts) == 3):
-        raise ValueError(f"{name} is out of place: images lie in SPLIT/CLASS/FILE, no deeper and no higher.")
+        raise ValueError(f"{name} is out of place: images lie in SPLIT/CLASS/FILE, no deeper and no higher; those "
+                         f"without a class in train/{UNLABELLED}.")  # fmt: skip
 
 
-def read_images(source, size):
-    """Decode all: ({(split, class, file): uint8 (3, H, W)}, set of (split, class), set of formats)."""
+def composed(files):
+    """The files that are not hidden, names in Unicode's composed form (NFC): macOS writes accents in another way."""
+    for name, blob in files:
+        if name.parts and not is_hidden(name):
+            yield PurePosixPath(unicodedata.normalize("NFC", str(name))), blob
+
+
+def read_images(source, size, skip_broken):
+    """Decode all: ({(split, class, file): uint8 (3, H, W)}, set of (split, class), set of formats, {what: left out}).
+
+    ValueError, or with skip_broken not, for files that cannot be read: all are named, of the first also why.
+    """
     images, folders, formats, first, total = {}, set(), set(), None, 0
-    for name, blob in tqdm(source_files(source, is_image), desc="images", unit=" files", disable=None):
-        if is_hidden(name) or not name.parts:
-            continue
+    broken, others, reason = Some(), Some(), None
+
+    def wanted(name):
+        yes = is_image(name)
+        if not yes and len(name.parts) > 1 and not is_hidden(name):
+            others.add(name)
+        return yes
+
+    for name, blob in composed(tqdm(source_files(source, wanted), desc="images", unit=" files", disable=None)):
         check_place(name, is_folder=blob is None)
         folders.update([name.parts[:2]] if len(name.parts) > 1 else [])
         if len(folders) > len(SPLITS) * MAX_CLASSES:
@@ -252,7 +298,12 @@ def read_images(source, size):
             continue
         if name.parts in images:
             raise ValueError(f"{name} comes twice in {source}: keep one.")
-        image, kind = decode(blob, name, size)
+        try:
+            image, kind = decode(blob, name, size)
+        except ValueError as error:
+            broken.add(name)
+            reason = reason or error
+            continue
         first, total = first or (name, image.shape), total + image.nbytes
         if image.shape != first[1]:
             (_, h, w), (_, h0, w0) = image.shape, first[1]
@@ -261,7 +312,10 @@ def read_images(source, size):
             raise ValueError(f"the images exceed the limit {MAX_PACK_BYTES} bytes: give a smaller --size.")
         images[name.parts] = image
         formats.add(kind)
-    return images, folders, formats
+    if broken.count and not skip_broken:
+        more = f", one of {broken.count}: {broken}" if broken.count > 1 else ""
+        raise ValueError(f"{str(reason).rstrip('.')}{more}; mend or remove it, or give --skip-broken.")
+    return images, folders, formats, {"broken images": broken, "files whose names are no image's": others}
 
 
 def check_classes(images, folders, source):
@@ -273,22 +327,28 @@ def check_classes(images, folders, source):
     for split, name in sorted(folders):
         if name not in classes[split]:
             raise ValueError(f"class folder {split}/{name} holds no JPEG or PNG image: fill it or remove it.")
-    odd = sorted(classes["train"] ^ classes["test"])
+    if UNLABELLED in classes["test"]:
+        raise ValueError(f"{source} has test/{UNLABELLED}, but test images need a class: move it to train.")
+    odd = sorted((classes["train"] - {UNLABELLED}) ^ classes["test"])
     if odd:
         raise ValueError(f"train and test have different classes: {', '.join(odd)} in one of them only.")
-    return sorted(classes["train"])
+    return sorted(classes["test"])
 
 
-def read_folder(source, size=None):
-    """A class-folder source as (splits, classes, formats); images sorted by class, then by file name."""
-    images, folders, formats = read_images(source, size)
+def read_folder(source, size=None, skip_broken=False):
+    """A class-folder source as (splits, classes, formats, names of its files a split, what was left out).
+
+    Images are sorted by class, then by file name.
+    """
+    images, folders, formats, left_out = read_images(source, size, skip_broken)
     classes = check_classes(images, folders, source)
-    splits = {}
+    splits, files, label = {}, {}, {name: i for i, name in enumerate(classes)} | {UNLABELLED: -1}
     for split in SPLITS:
         keys = sorted(key for key in images if key[0] == split)
-        labels = np.array([classes.index(key[1]) for key in keys], dtype=np.int64)
+        labels = np.array([label[key[1]] for key in keys], dtype=np.int64)
         splits[split] = np.stack([images[key] for key in keys]), labels
-    return splits, classes, formats
+        files[split] = [printable("/".join(key)) for key in keys]
+    return splits, classes, formats, files, left_out
 
 
 # ---------------------------------------------------------------- official archives
@@ -533,6 +593,7 @@ def parse(argv=None):
     command.add_argument("--from", dest="source", type=Path, required=True)
     command.add_argument("--name", required=True, help="the pack's name: NAME.npz")
     command.add_argument("--size", type=int, help="resize the short side to this and crop the centre square")
+    command.add_argument("--skip-broken", action="store_true", help="leave out images that cannot be read")
     command.add_argument("--provenance", help="what results are labelled with (default: from the name)")
     command.add_argument("--out", **out)
     return parser.parse_args(argv)
@@ -551,13 +612,16 @@ def prepare_folder(args, _):
         raise ValueError(f"{args.name!r} cannot name a pack: use {allowed}.")
     if args.size is not None and not 1 <= args.size <= 1024:
         raise ValueError(f"--size {args.size} is out of the range 1 to 1024 pixels.")
-    splits, classes, formats = read_folder(args.source, args.size)
-    return args.name, splits, classes, args.provenance or folder_provenance(args.name, formats)
+    splits, classes, formats, files, left_out = read_folder(args.source, args.size, args.skip_broken)
+    for what, some in left_out.items():
+        if some.count:
+            print(printable(f"left out {some.count} {what}: {some}"), file=sys.stderr)
+    return args.name, splits, classes, args.provenance or folder_provenance(args.name, formats), files
 
 
 def prepare_official(args, out):
     source = args.source or download(args.command, out / "downloads" / args.command)
-    return args.command, *read_official(args.command, source, args.any_hash)
+    return args.command, *read_official(args.command, source, args.any_hash), None
 
 
 def run(args):
@@ -565,18 +629,24 @@ def run(args):
     if args.source and not (args.source.is_file() or args.source.is_dir()):
         raise ValueError(f"{args.source} does not exist: give --from the path of the archive or folder.")
     prepare = prepare_folder if args.command == "folder" else prepare_official
-    name, splits, classes, provenance = prepare(args, out)
-    write_pack(out / f"{name}.npz", splits, classes, provenance)
+    name, splits, classes, provenance, files = prepare(args, out)
+    write_pack(out / f"{name}.npz", splits, classes, provenance, files)
+    unlabelled = int((splits["train"][1] < 0).sum())
     sizes = ", ".join(f"{split} {tuple(images.shape)}" for split, (images, _) in splits.items())
     seconds = time.perf_counter() - start
-    print(f"{out / name}.npz: {provenance}, {len(classes)} classes, {sizes}; {seconds:.0f} s")
+    without = f", {unlabelled} of them without a class" if unlabelled else ""
+    print(f"{out / name}.npz: {provenance}, {len(classes)} classes, {sizes}{without}; {seconds:.0f} s")
+
+
+def printable(text):
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def sentence(error):
     """One line of bounded length and printable characters, whatever names and messages a hostile file put into it."""
     text = str(error) or f"not enough memory ({type(error).__name__}): give a smaller set or --size"
-    text = text if len(text) <= 1200 else f"{text[:600]} ... {text[-500:]}"
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text).rstrip(".") + "."
+    text = text if len(text) <= 1600 else f"{text[:900]} ... {text[-600:]}"
+    return printable(text).rstrip(".") + "."
 
 
 def main(argv=None):

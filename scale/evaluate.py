@@ -29,6 +29,7 @@ def arguments():
     parser.add_argument("--data", required=True, help="a pack, by name or path")
     parser.add_argument("--name", required=True, help="of the JSON file")
     parser.add_argument("--labels", type=int, help="how many of the pack's images keep theirs (default: as the run)")
+    parser.add_argument("--label-list", help="a file of names of images in the pack: these keep their labels instead")
     parser.add_argument("--split", default="test", choices=("val", "test"), help="what to evaluate on")
     parser.add_argument("--tune", type=int, default=0, help="steps of few-label fine-tuning; 0 leaves it out")
     parser.add_argument("--all-labels", action="store_true", help="also read out with the labels of all images")
@@ -51,7 +52,8 @@ def main() -> None:
         run = s.load_run(args.run)
         config, encoder = run.config, run.method.encoder
         result = {"name": args.name, "trained_on": run.data, "epoch": len(run.history) - 1}
-    data = s.load_data(args.data, args.labels or config.labels, config.label_seed)
+    labels = args.labels or (None if args.label_list else config.labels)
+    data = s.load_data(args.data, labels, config.label_seed, label_list=args.label_list)
     result |= {"data": data.provenance, "hardware": hardware(config)}
     result["command"] = shlex.join(["python", "scale/evaluate.py", *sys.argv[1:]])
     read = {

@@ -7,6 +7,7 @@
 
 An image is its key, SYNSET/NAME without suffix: keys, sorted, give ids, classes and order, however the bytes are kept.
 Any image can be read at any time: of a shard, an index of (key, offset, bytes) is made once with `tarfile` and kept.
+Pixels are decoded as published results have them: EXIF orientation and transparency are ignored, other than in packs.
 Readers that stream shards (webdataset's, for one) are faster on object stores, but their order depends on shards,
 workers and a shuffle buffer, and a stopped epoch cannot go on exactly where it was. Here the order stays a function
 of (seed, epoch) and a view one of (seed, step, row); archives are never extracted, links and devices refused.
@@ -398,17 +399,18 @@ def load_imagenet(path, labels=None, label_list=None, val: int | None = None, la
         raise ValueError(f"{root} holds no ImageNet; give a folder with train/SYNSET/*.JPEG or train*.tar.")
     classes, truth = np.unique(files.keys.astype("S9"), return_inverse=True)  # n and eight digits
     classes, truth = [name.decode() for name in classes], torch.from_numpy(truth)
+    if len(classes) < 2:
+        raise ValueError(f"{root} has 1 class; give a set of 2 or more.")
     ids = torch.arange(len(truth))
     listed = torch.zeros(len(truth), dtype=torch.bool) if label_list is None else find_listed(files, label_list)
     val = (10 * len(classes) if int(truth.bincount().min()) >= 100 else 0) if val is None else val
-    kept, held = hold_out(truth, val, classes, str(root), ~listed)
-    train = ImageFiles(torch.where(listed, truth, -1) if label_list else truth, ids, truth, ids, files)
-    held_out = dataclasses.replace(train, labels=truth).take(held)
-    train = hide_labels(train.take(kept), labels, label_seed, len(classes))
-    test = official_val(root, classes, len(truth)) or train.take(held[:0])
+    kept, held = hold_out(truth, val, classes, listed)
+    every = ImageFiles(truth, ids, truth, ids, files)
+    train = hide_labels(every.take(kept), listed[kept] if label_list else labels, label_seed, len(classes))
+    test = official_val(root, classes, len(truth)) or every.take(held[:0])
     n, C = len(truth), len(classes)
     provenance = "ImageNet-1k" if (n, C) == (1_281_167, 1000) else f"part of ImageNet ({n} images, {C} classes)"
-    return Data("imagenet", provenance, classes, train, held_out, test)
+    return Data("imagenet", provenance, classes, train, every.take(held), test)
 
 
 def official_val(root: Path, classes: list[str], first_id: int) -> ImageFiles | None:

@@ -37,7 +37,8 @@ def arguments(doc: str):
     parser.add_argument("--name", required=True, help="of the run: its folder and its JSON file")
     parser.add_argument("--data", help="a data pack, name or path (default: digits, cifar10, cifar100), or a folder of "
                         "class folders or tar shards, see scale/imagenet.py")  # fmt: skip
-    parser.add_argument("--label-list", help="a file of names of images in that folder: these keep their labels")
+    parser.add_argument("--label-list", help="a file of names of images in that pack or folder: these keep their "
+                        "labels")  # fmt: skip
     parser.add_argument("--weights", help="start from the networks of this run (folder or checkpoint), all else new")
     parser.add_argument("--save-every", type=int, metavar="STEPS", help="save within an epoch, too")
     parser.add_argument("--steps", type=int, help="go on to this step and no further; the same command continues")
@@ -110,9 +111,12 @@ def load(args, config):
     """The data, and the config with as many labels as a list names."""
     name = args.data or args.preset.split("_")[0]
     if not Path(name).is_dir():
-        if args.preset.startswith("imagenet") or args.label_list:
+        if args.preset.startswith("imagenet"):
             raise ValueError(f"{name} is no folder of ImageNet; give --data a folder with train/SYNSET/*.JPEG or "
                              "train*.tar.")  # fmt: skip
+        if args.label_list:
+            data = s.load_data(name, label_list=args.label_list)
+            return config.replace(labels=len(data.train.labelled())), data
         return config, s.data_for(config, name)
     if args.measures:
         raise ValueError(f"--measures needs images in memory and {name} is a folder; data/prepare.py makes it a pack.")

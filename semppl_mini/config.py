@@ -34,7 +34,7 @@ class Config:
     small_scale: tuple = pair((0.05, 0.14), above=0, most=1)  # of a small one [ReLICv2]
     ratio: tuple = pair((3 / 4, 4 / 3), above=0, most=100)  # aspect of a crop [BYOL]
     flip_p: float = number(0.5, 0, 1)
-    jitter_p: float = number(0.8, 0, 1)  # [BYOL], with the four strengths below
+    jitter_p: float = number(0.8, 0, 1)  # [BYOL], with the four strengths below, of torchvision's operations
     brightness: float = number(0.4, 0, 1e6)
     contrast: float = number(0.4, 0, 1e6)
     saturation: float = number(0.2, 0, 1e6)
@@ -85,10 +85,11 @@ class Config:
     batch_size: int = number(4096, 2, 2**20)  # B [paper]
     optimizer: str = one_of("lars", "sgd", "adamw", "muon")  # LARS [paper], Nesterov SGD, AdamW, or Muon
     lr: float = number(0.3, 0, 1e6)  # at batch 256, scaled by B / 256 [paper; the scaling is in the official code]
+    lr_min: float = number(0.0, 0, 1e6)  # where the cosine ends, not scaled; above 0 in CARP
     momentum: float = number(0.9, 0, 1)  # of LARS and SGD; beta_1 of AdamW [peers' usual]
     weight_decay: float = number(1e-6, 0, 1e6)  # [paper]
     eta: float = number(1e-3, 0, 1e6)  # LARS trust coefficient [official code]
-    warmup_epochs: float = number(10, 0, 10**6)  # [paper], then cosine to 0
+    warmup_epochs: float = number(10, 0, 10**6)  # [paper], then cosine to lr_min
     seed: int = number(0, 0, 2**63 - 1)
     # computing
     device: str = "auto"  # "auto": xla where torch_xla is in use, else cuda, mps, cpu

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .files import colour_digits, digest, read_pack
+from .files import colour_digits, digest, find_listed, label_count, read_pack
 from .rng import LABELS, generator
 from .views import Draw, make_views
 
@@ -21,7 +21,7 @@ class ImageSet:
     images: Tensor  # uint8 (n, 3, H, W)
     labels: Tensor  # (n,), -1 where unlabelled
     ids: Tensor  # (n,), each image its own
-    truth: Tensor  # (n,), every true class
+    truth: Tensor  # (n,), every true class, -1 where unknown
     masks: Tensor | None = None  # uint8 (n, 1, H, W) in {0, 1}: what is foreground
 
     def __len__(self) -> int:
@@ -75,36 +75,40 @@ def data_for(config, name="digits") -> Data:
     return load_data(name, config.labels, config.label_seed)
 
 
-def load_data(name_or_path="digits", labels=None, label_seed: int = 0, val: int | None = None) -> Data:
+def load_data(name_or_path="digits", labels=None, label_seed: int = 0, val: int | None = None, label_list=None) -> Data:
     """A data set by name ("digits", or a pack in `files.data_dir()`) or by the path of an .npz pack.
 
-    labels: how many training images keep their label: None = all, a share in (0, 1], or a class-balanced count;
-    label_seed picks which. val: how many are held out for tuning, always the same (a tenth by default): as many of each
-    class, or in proportion where one is over 10% smaller than their mean. ValueError: no pack, or a bad count.
+    labels: how many training images keep their label: None = all, a share in (0, 1], or a count, as many of each class
+    or, where one has too few, in proportion; label_seed picks which. label_list: a file of the names of those. val: how
+    many of the other labelled ones are held out for tuning, always the same (a tenth by default): as many of each
+    class, or in proportion where one is over 10% smaller than their mean. ValueError: no pack, a bad count or list.
     """
+    if labels is not None and label_list is not None:
+        raise ValueError(f"labels = {labels!r} and label_list = {str(label_list)!r} both choose labels; give one.")
     splits, meta = colour_digits() if str(name_or_path) == "digits" else read_pack(name_or_path)
-    (images, truth, masks), n = splits["train"], len(splits["train"][1])
-    train = ImageSet(images, truth, torch.arange(n), truth, masks)
-    keep, held = hold_out(truth, n // 10 if val is None else val, meta["classes"], meta["name"])
-    few = hide_labels(train.take(keep), labels, label_seed, len(meta["classes"]))
+    (images, truth, masks), classes = splits["train"], meta["classes"]
+    train = ImageSet(images, truth, torch.arange(len(truth)), truth, masks)
+    listed = find_listed(label_list, truth, meta)  # (n,)
+    keep, held = hold_out(truth, val, classes, listed)
+    few = hide_labels(train.take(keep), labels if label_list is None else listed[keep], label_seed, len(classes))
     images, truth, masks = splits["test"]
-    test = ImageSet(images, truth, n + torch.arange(len(truth)), truth, masks)  # ids: each image its own
-    return Data(meta["name"], meta["provenance"], meta["classes"], few, train.take(held), test)
+    ids = len(train) + torch.arange(len(truth))  # each image its own
+    test = ImageSet(images, truth, ids, truth, masks)
+    return Data(meta["name"], meta["provenance"], classes, few, train.take(held), test)
 
 
-def hold_out(truth: Tensor, val: int, classes: list[str], name: str, free: Tensor | None = None):
-    """Indices of the images to train on, and of `val` others, always the same; `free` (n,) says which these may be."""
-    rows, C = torch.arange(len(truth)) if free is None else free.nonzero().squeeze(1), len(classes)
+def hold_out(truth: Tensor, val: int | None, classes: list[str], listed: Tensor):
+    """Indices of the images to train on, and of `val` others, always the same, of known class, not `listed` (n,)."""
+    rows, C = ((truth >= 0) & ~listed).nonzero().squeeze(1), len(classes)
+    val = len(rows) // 10 if val is None else val
     most = min(len(rows), len(truth) - 1)
     if not 0 <= val <= most:
         raise ValueError(f"val = {val} images cannot be held out of {len(rows)}; give 0 to {most}.")
-    if C < 2:
-        raise ValueError(f"{name} has {C} class; give a set of 2 or more.")
     sizes = torch.bincount(truth[rows], minlength=C)
     balanced = 10 * C * int(sizes.min()) >= 9 * len(rows) and -(-val // C) <= int(sizes.min())
     held = rows[pick(truth[rows], val, C, seed=0, balanced=balanced)]
     kept = torch.ones(len(truth), dtype=torch.bool).index_fill_(0, held, False)
-    left = torch.bincount(truth[kept], minlength=C)
+    left = torch.bincount(truth[kept & (truth >= 0)], minlength=C)
     if left[gone := int(left.argmin())] == 0:
         remedy = "give fewer, or val=0" if sizes[gone] else "the set itself has none: pack it without this class"
         raise ValueError(f"val = {val} leaves no training image of class {classes[gone]!r}; {remedy}.")
@@ -127,23 +131,14 @@ def pick(truth: Tensor, count: int, classes: int, seed: int, balanced: bool = Tr
     return torch.cat([group[:n] for group, n in zip(groups, share.tolist(), strict=True)]).sort().values
 
 
-def label_count(labels, n: int) -> int:
-    """How many of n images keep their label: `labels` is a count or a share."""
-    return labels if isinstance(labels, int) else round(labels * n)
-
-
 def hide_labels(images: ImageSet, labels, seed: int, classes: int) -> ImageSet:
-    """The same images with all but the chosen labels set to -1; `labels` as in `load_data`, ValueError if it is bad."""
-    if labels is None:
-        return images
-    if labels is True or not (isinstance(labels, int) and labels > 0 or isinstance(labels, float) and 0 < labels <= 1):
-        raise ValueError(f"labels = {labels!r} is neither a share in (0, 1] nor a count; give for example 0.1 or 500.")
-    n, count = len(images), label_count(labels, len(images))
-    if not classes <= count <= n:
-        raise ValueError(f"labels = {labels} keeps {count} labels; give at least one a class ({classes}), at most {n}.")
-    smallest, most = int(torch.bincount(images.truth, minlength=classes).min()), -(-count // classes)
-    if most > smallest and count < n:
-        raise ValueError(f"labels = {labels} wants {most} a class, but one class has {smallest}; give fewer.")
-    chosen = torch.arange(n) if count == n else pick(images.truth, count, classes, seed)
-    visible = torch.full_like(images.truth, -1).index_copy_(0, chosen, images.truth[chosen])
-    return replace(images, labels=visible)
+    """The same images, all labels but some set to -1: `labels` as in `load_data`, ValueError if bad; or a mask (n,)."""
+    if labels is None or isinstance(labels, Tensor):
+        return images if labels is None else replace(images, labels=torch.where(labels, images.truth, -1))
+    known = (images.truth >= 0).nonzero().squeeze(1)
+    count, truth = label_count(labels, len(images), classes, len(known)), images.truth[known]
+    rarest = int(torch.bincount(truth, minlength=classes).min())
+    chosen = pick(truth, count, classes, seed, balanced=count <= classes * rarest)
+    if len(truth[chosen].unique()) < classes:
+        raise ValueError(f"labels = {labels}, in proportion, leaves a class without; give {classes * rarest} or fewer.")
+    return replace(images, labels=torch.full_like(images.truth, -1).index_copy_(0, known[chosen], truth[chosen]))

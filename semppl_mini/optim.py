@@ -1,7 +1,7 @@
 """The schedules of a run, its optimizer, and the target's moving average.
 
     lr(e)  = lr B / 256 * e / W                                    in the first W of E epochs [paper: 10 of 300]
-             lr B / 256 * (1 + cos(pi (e - W) / (E - W))) / 2      then, to 0
+             m + (lr B / 256 - m) (1 + cos(pi (e - W) / (E - W))) / 2    then, to m = lr_min: 0, but in CARP
     gamma  = constant [paper: 0.996], or at step s of S
              1 - (1 - gamma) (1 + cos(pi s / S)) / 2               [BYOL, appendix J]
     xi    <- gamma xi + (1 - gamma) theta                          target's weights xi, online theta
@@ -22,10 +22,10 @@ from .muon import Muon
 
 def lr_at(config, epoch: float) -> float:
     """Learning rate at a fractional epoch."""
-    peak, warm = config.lr * config.batch_size / 256, min(config.warmup_epochs, config.epochs)
+    peak, warm, m = config.lr * config.batch_size / 256, min(config.warmup_epochs, config.epochs), config.lr_min
     if epoch < warm:
         return peak * epoch / warm
-    return peak * (1 + math.cos(math.pi * (epoch - warm) / max(config.epochs - warm, 1e-9))) / 2
+    return m + (peak - m) * (1 + math.cos(math.pi * (epoch - warm) / max(config.epochs - warm, 1e-9))) / 2
 
 
 def gamma_at(gamma: float, schedule: str, progress: float) -> float:

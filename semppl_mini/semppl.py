@@ -49,6 +49,8 @@ class SemPPL(Method):
 
     def __init__(self, config, num_classes: int, num_images: int = 0):
         super().__init__(config, num_classes)
+        if num_classes < 2:
+            raise ValueError(f"SemPPL tells classes apart and there is {num_classes}; give 2, or method='ifnd'.")
         self.online = networks(config, generator(config.seed, 0, INIT))  # encoder f, projector g, predictor h
         self.target = copy.deepcopy(self.online).requires_grad_(False)
         del self.target["predictor"]

@@ -88,8 +88,8 @@ def saliency(images: Tensor) -> Tensor:
 def boxes(u: Tensor, height, width, scale, ratio) -> Tensor:
     """Random-resized-crop boxes (B, 4) = top, left, height, width in images of height and width, numbers or (B,) each.
 
-    Of uniforms u (B, 4) in [0, 1): area share in `scale`, aspect log-uniform in `ratio`, position uniform. torchvision
-    redraws a box that does not fit; here its sides are cut to the image (our choice: no loop).
+    Of uniforms u (B, 4) in [0, 1): area share in `scale`, aspect log-uniform in `ratio`, position uniform. Sides that
+    do not fit are cut, as in the official code of SemPPL and BYOL; torchvision (MoCo, CARP) redraws such a box.
     """
     height, width = (torch.as_tensor(side, device=u.device) for side in (height, width))
     area = height * width * (scale[0] + (scale[1] - scale[0]) * u[:, 0])

@@ -74,3 +74,14 @@ def check_parameters(values: dict, types: dict) -> None:
     for name, value in values.items():
         check_name(name, types, "There is no parameter")
         _check_type(f"Parameter {name}", value, types[name])
+
+
+def label_count(labels, n: int, least: int = 0, most: int | None = None) -> int:
+    """How many of n images keep their label: `labels` is a count or a share; ValueError: neither, or out of range."""
+    if labels is True or not (isinstance(labels, int) and labels > 0 or isinstance(labels, float) and 0 < labels <= 1):
+        raise ValueError(f"labels = {labels!r} is neither a share in (0, 1] nor a count; give for example 0.1 or 500.")
+    count = labels if isinstance(labels, int) else round(labels * n)
+    if most is not None and not least <= count <= most:
+        limits = f"at least one a class ({least}), at most {most}"
+        raise ValueError(f"labels = {labels} keeps {count} labels; give {limits}.")
+    return count

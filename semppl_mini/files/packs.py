@@ -1,7 +1,8 @@
 """Packs: a data set in one uncompressed .npz, made once by data/prepare.py.
 
 {split}_images uint8 (n, 3, H, W), {split}_labels int64 (n,), perhaps {split}_masks uint8 (n, 1, H, W), 1 = foreground
-and 0 = not, of the splits train and test; and `meta`, JSON with name, provenance, classes and a sha256 an array.
+and 0 = not, and {split}_files, names in UTF-8 (n,), of the splits train and test; and `meta`, JSON with name,
+provenance, classes and a sha256 an array. A training image of no known class has the label -1.
 Nothing is pickled or compressed, and reading a pack takes the memory of its bytes, whatever it claims.
 """
 
@@ -9,6 +10,7 @@ import io
 import json
 import math
 import os
+import unicodedata
 import zipfile
 from pathlib import Path
 
@@ -19,8 +21,9 @@ from .whole import make_folder, sha256, write_whole
 
 SPLITS = ("train", "test")
 KINDS = {"images": "|u1", "labels": "<i8", "masks": "|u1"}  # uint8, int64, uint8
-MEMBERS = {"meta": "<U", **{f"{split}_{part}": kind for split in SPLITS for part, kind in KINDS.items()}}
-MAX_BYTES, MAX_META = 2**34, 2**26  # of a pack, 16 GiB (data/prepare.py writes half), and of its meta data
+MEMBERS = {f"{split}_{part}": kind for split in SPLITS for part, kind in [*KINDS.items(), ("files", "|S")]}
+MEMBERS["meta"] = "<U"
+MAX_BYTES, MAX_META = 2**34, 2**26  # of a pack, 16 GiB (data/prepare.py writes half), and of its meta data, or a list
 
 
 def data_dir() -> Path:
@@ -28,14 +31,16 @@ def data_dir() -> Path:
     return Path(os.environ.get("SEMPPL_DATA") or Path(__file__).parents[2] / "data" / "packs")
 
 
-def write_pack(path, splits: dict, classes: list[str], provenance: str) -> Path:
-    """Write splits {"train": (images, labels[, masks]), "test": ...}, whole numbers as above; ValueError if odd."""
+def write_pack(path, splits: dict, classes: list[str], provenance: str, files: dict | None = None) -> Path:
+    """Write splits {"train": (images, labels[, masks]), "test": ...}, whole numbers as above, and the names of their
+    files, {"train": n of them, "test": ...}; ValueError if odd."""
     path, arrays = Path(path), {}
     for split, parts in splits.items():
         if not 2 <= len(parts) <= 3:
             raise ValueError(f"{split} has {len(parts)} parts; give (images, labels) or (images, labels, masks).")
         kept = {part: array for part, array in zip(KINDS, parts, strict=False) if array is not None}
         arrays |= {f"{split}_{part}": np.ascontiguousarray(array, KINDS[part]) for part, array in kept.items()}
+    arrays |= {f"{split}_files": _utf8(files[split]) for split in files or ()}
     digests = {name: sha256([array]) for name, array in arrays.items()}
     meta = {"name": path.stem, "provenance": provenance, "classes": list(classes), "format": 1, "sha256": digests}
     _check_meta(meta)
@@ -46,7 +51,10 @@ def write_pack(path, splits: dict, classes: list[str], provenance: str) -> Path:
 
 
 def read_pack(name_or_path) -> tuple[dict, dict]:
-    """{split: (images, labels, masks or None)}, meta, of a name or .npz; ValueError: missing, damaged, inconsistent."""
+    """{split: (images, labels, masks or None)}, meta, of a name or .npz; ValueError: missing, damaged, inconsistent.
+
+    meta["files"]: the names of the files of train, then of test, or None.
+    """
     path = Path(name_or_path) if Path(name_or_path).suffix == ".npz" else data_dir() / f"{name_or_path}.npz"
     if not path.is_file():
         raise ValueError(f"There is no data pack {path}; make it with data/prepare.py, or give load_data another path.")
@@ -61,6 +69,8 @@ def read_pack(name_or_path) -> tuple[dict, dict]:
     if not intact:
         raise ValueError(f"{path} is damaged (sha256 differs); make it again with data/prepare.py.")
     _check_splits(path, arrays, meta)
+    files = [arrays.pop(f"{split}_files").tolist() for split in SPLITS if f"{split}_files" in arrays]
+    meta["files"] = [name.decode() for part in files for name in part] or None
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     return {split: tuple(tensors.get(f"{split}_{part}") for part in KINDS) for split in SPLITS}, meta
 
@@ -118,5 +128,48 @@ def _check_splits(path: Path, arrays: dict, meta: dict) -> None:
         if m is not None and (m.shape != (len(x), 1, *x.shape[2:]) or m.max() > 1):
             raise ValueError(f"{has} masks {m.shape} up to {m.max(initial=0)}; give 0 or 1 a pixel, (n, 1, H, W).")
         low, high, top = y.min(), y.max(), len(meta["classes"]) - 1
-        if low < 0 or high > top:
-            raise ValueError(f"{has} labels from {low} to {high}; with {top + 1} classes they must lie in 0 to {top}.")
+        if low < (-1 if split == "train" else 0) or high > top:
+            raise ValueError(f"{has} labels from {low} to {high}; with {top + 1} classes they must lie in 0 to {top}"
+                             f"{', or be -1 where unknown' * (split == 'train')}.")  # fmt: skip
+        if any(f"{other}_files" in arrays for other in SPLITS):
+            names = arrays.get(f"{split}_files", np.empty(0, "S"))
+            if names.shape != y.shape or not all(map(_printable, names)):
+                raise ValueError(f"{has} {names.size} file names for {len(y)} images; give each one, printable UTF-8.")
+
+
+def _utf8(names: list[str]) -> np.ndarray:
+    return np.array([name.encode("utf-8", "backslashreplace") for name in names], "S")
+
+
+def _printable(name: bytes) -> bool:
+    try:
+        return name.decode().isprintable()
+    except UnicodeDecodeError:
+        return False
+
+
+def find_listed(path, truth: torch.Tensor, meta: dict) -> torch.Tensor:
+    """Which training images (n,), of classes `truth`, a list names: a line each, as meta["files"], perhaps without
+    "train/"; of no list, None, none. ValueError: no file or no names to find, a line that is no labelled training
+    image's, or twice."""
+    listed = torch.zeros(len(truth), dtype=torch.bool)
+    if path is None:
+        return listed
+    if not meta.get("files"):
+        raise ValueError(f"{meta['name']} keeps no names of files to find those of {path}; pack its folder again.")
+    try:
+        with open(path, "rb") as file:
+            text = file.read(MAX_META + 1).decode("utf-8", "replace")
+    except OSError as error:
+        raise ValueError(f"There is no label list {path} ({error.strerror}); give a file of file names.") from None
+    asked = [line.strip().removeprefix("train/") for line in unicodedata.normalize("NFC", text).splitlines()]
+    asked, names = list(filter(None, asked)), meta["files"][: len(truth)]
+    known = {name.removeprefix("train/"): i for i, name in enumerate(names) if truth[i] >= 0}
+    like = next(iter(known), "CLASS/1.jpg")
+    if len(set(asked)) < max(1, len(asked)) or len(text) > MAX_META:
+        raise ValueError(f"{path} is no list of different names in {MAX_META} bytes; give one a line, like {like}.")
+    if odd := [name for name in asked if name not in known]:
+        raise ValueError(f"{len(odd)} of the {len(asked)} names in {path} are of no training image with a class, such "
+                         f"as {odd[0][:60]!r}; give names like {like}.")  # fmt: skip
+    listed[[known[name] for name in asked]] = True
+    return listed

@@ -11,8 +11,7 @@ from torch import nn
 
 from .. import relatives
 from ..config import Config
-from ..data import label_count
-from ..files import checkpoint, digest
+from ..files import checkpoint, digest, label_count
 from ..method import Method
 
 HELD = {"config": dict, "data": str, "images": str, "weights": str, "classes": int, "method": dict, "optimizer": dict,

@@ -79,10 +79,30 @@ def transformed(x: Tensor, rng: torch.Generator) -> Tensor:
     return jpeg(tv.resized_crop(x, *top.tolist(), *side.tolist(), whole.tolist(), antialias=True), 30)
 
 
+def through_pil(x: Tensor, change) -> Tensor:
+    """A uint8 image (3, H, W) as change(PIL image) gives it back."""
+    return tv.pil_to_tensor(change(tv.to_pil_image(x)))
+
+
 def jpeg(x: Tensor, quality: int) -> Tensor:
     """A uint8 image (3, H, W) as it comes back from a JPEG file."""
-    tv.to_pil_image(x).save(file := io.BytesIO(), "JPEG", quality=quality)
-    return tv.pil_to_tensor(Image.open(file))
+
+    def written(image: Image.Image) -> Image.Image:
+        image.save(file := io.BytesIO(), "JPEG", quality=quality)
+        return Image.open(file)
+
+    return through_pil(x, written)
+
+
+def pixelate(x: Tensor, share: float) -> Tensor:
+    """A uint8 image (3, H, W) at a share of its side, rounded down, and back, both by means over boxes."""
+    h, w = x.shape[1:]
+    small, box = (max(1, int(w * share)), max(1, int(h * share))), Image.Resampling.BOX
+    return through_pil(x, lambda image: image.resize(small, box).resize((w, h), box))
+
+
+def _bytes(x: Tensor) -> Tensor:
+    return (x * 255).round().byte()
 
 
 def _impulse(x: Tensor, share: float, rng) -> Tensor:
@@ -90,9 +110,9 @@ def _impulse(x: Tensor, share: float, rng) -> Tensor:
     return torch.where(hit < share, (salt < 0.5).to(x.dtype), x)
 
 
-def _pixelate(x: Tensor, share: float, rng) -> Tensor:
-    small = [max(1, round(side * share)) for side in x.shape[1:]]
-    return F.interpolate(F.interpolate(x[None], small, mode="area"), x.shape[1:], mode="nearest")[0]
+def _blur(x: Tensor, sigma: float, rng) -> Tensor:
+    r = int(4 * sigma + 0.5)
+    return tv.gaussian_blur(tv.pad(x, [r], padding_mode="edge"), [2 * r + 1] * 2, [sigma] * 2)[:, r:-r, r:-r]
 
 
 def _contrast(x: Tensor, factor: float, rng) -> Tensor:
@@ -100,25 +120,42 @@ def _contrast(x: Tensor, factor: float, rng) -> Tensor:
     return (x - mean) * factor + mean
 
 
-# After CIFAR-C (Hendrycks and Dietterich, 2019; in CARP), made here, for our runs only.
+def _brightness(x: Tensor, by: float, rng) -> Tensor:
+    """V + by in HSV, V being the largest channel: hue and saturation, the ratios of the channels, stay."""
+    V = x.amax(0)  # (H, W)
+    more = (V + by).clamp(max=1)
+    return torch.where(V > 0, x / V * more, more)
+
+
+def _saturate(x: Tensor, change: tuple[float, float], rng) -> Tensor:
+    """factor S + offset in HSV: channel c is V (1 - S k_c), and k, the hue, stays; that of greys is red."""
+    (factor, offset), V, spread = change, x.amax(0), x.amax(0) - x.amin(0)
+    S = torch.where(V > 0, spread / V, 0)
+    k = torch.where(spread > 0, (V - x) / spread, x.new_tensor([0, 1, 1])[:, None, None])  # (3, H, W)
+    return V * (1 - k * (factor * S + offset).clamp(0, 1))
+
+
+# Nine of the kinds and severities of CIFAR-C (Hendrycks and Dietterich, 2019, github.com/hendrycks/robustness,
+# make_cifar_c.py; in CARP), drawn anew by our generator.
 CORRUPTIONS = {  # name: (function of an image in [0, 1], its strength by severity)
     "gaussian_noise": (lambda x, s, rng: x + s * torch.randn(x.shape, generator=rng), (0.04, 0.06, 0.08, 0.09, 0.10)),
     "shot_noise": (lambda x, n, rng: torch.poisson(x * n, generator=rng) / n, (500, 250, 100, 75, 50)),
     "impulse_noise": (_impulse, (0.01, 0.02, 0.03, 0.05, 0.07)),
-    "blur": (lambda x, s, rng: tv.gaussian_blur(x, [2 * round(3 * s) + 1] * 2, [s, s]), (0.4, 0.6, 0.7, 0.8, 1.0)),
-    "pixelate": (_pixelate, (0.95, 0.9, 0.85, 0.75, 0.65)),
-    "brightness": (lambda x, by, rng: x + by, (0.05, 0.1, 0.15, 0.2, 0.3)),
+    "blur": (_blur, (0.4, 0.6, 0.7, 0.8, 1.0)),
+    "pixelate": (lambda x, share, rng: pixelate(_bytes(x), share) / 255, (0.95, 0.9, 0.85, 0.75, 0.65)),
+    "brightness": (_brightness, (0.05, 0.1, 0.15, 0.2, 0.3)),
     "contrast": (_contrast, (0.75, 0.5, 0.4, 0.3, 0.15)),
-    "saturate": (lambda x, factor, rng: tv.adjust_saturation(x, factor), (0.7, 0.5, 1.7, 2.2, 2.7)),
-    "jpeg": (lambda x, quality, rng: jpeg((x * 255).round().byte(), quality) / 255, (80, 65, 58, 50, 40)),
+    "saturate": (_saturate, ((0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2))),
+    "jpeg": (lambda x, quality, rng: jpeg(_bytes(x), quality) / 255, (80, 65, 58, 50, 40)),
 }
 
 
 def corrupted(images: Tensor, name: str, severity: int, seed: int = 0) -> Tensor:
-    """uint8 images (n, 3, H, W) -> the same, corrupted; severity 1 to 5; equal for equal seeds."""
+    """uint8 images (n, 3, H, W) -> the same, corrupted; severity 1 to 5; rounded down, as there; repeatable."""
     corrupt, strengths = CORRUPTIONS[name]
     strength, rng = strengths[severity - 1], generator(seed, severity, EVALUATION)
-    return torch.stack([(corrupt(x.float() / 255, strength, rng) * 255).round().clamp(0, 255).byte() for x in images])
+    seen = (corrupt(x.double() / 255, strength, rng) for x in images)
+    return torch.stack([(x.clamp(0, 1) * 255).byte() for x in seen])
 
 
 def robustness(encoder: nn.Module, config, probe, images: Tensor, truth: Tensor) -> dict:

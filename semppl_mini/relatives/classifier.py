@@ -23,6 +23,8 @@ class FineTuning(Method):
 
     def __init__(self, config, num_classes: int, num_images: int = 0):
         super().__init__(config, num_classes)
+        if num_classes < 2:
+            raise ValueError(f"A classifier tells classes apart and there is {num_classes}; give data of 2 or more.")
         f = networks(config, generator(config.seed, 0, INIT))["encoder"]
         head = nn.utils.skip_init(nn.Linear, f.dim, num_classes)
         nn.init.zeros_(head.weight), nn.init.zeros_(head.bias)

@@ -15,7 +15,8 @@ is accepted; r grows linearly from 0 to 1 over the epochs. FN_m(i) = { n : i and
     attract     L_i = mean_{j in {p} u FN_m(i)} -log( exp(s_ij / tau) / sum_{all candidates} exp(s_in / tau) )
 
 and the loss is the mean over images, levels and pairs of views. Who is not accepted stands for itself, and no image is
-ever its own negative. r = 0 is plain InfoNCE (SimCLR, or MoCo v2 with a queue).
+ever its own negative. r = 0 is plain InfoNCE: MoCo v2 with a queue, or SimCLR, but with B - 1 negatives, the keys of
+one view, where SimCLR has the 2B - 2 of both.
 
 Negatives are the keys of the batch, for all ordered pairs of views; or, with `key_queue`, earlier keys, for queries of
 all views but the last large one, whose keys they meet (MoCo v2). Unspecified, so ours: labels by unit centroids, r per

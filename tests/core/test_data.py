@@ -1,11 +1,13 @@
 """Image sets: how many labels are visible, which, and packs that are whole or refused."""
 
+import unicodedata
+
 import numpy as np
 import pytest
 import torch
-from checks import CLASSES, parts
+from checks import CLASSES, parts, tiny
 
-from semppl_mini import load_data
+from semppl_mini import fit, load_data
 from semppl_mini.data import ImageSet, hide_labels, pick
 from semppl_mini.files import colour_digits, data_dir, read_pack, write_pack
 from semppl_mini.rng import LABELS, generator
@@ -82,10 +84,11 @@ def test_impossible_label_counts_are_one_sentence(labels):
 def test_more_labels_than_the_rarest_class_has():
     truth = torch.tensor([0] * 20 + [1] * 3)
     images = ImageSet(torch.zeros(23, 3, 8, 8, dtype=torch.uint8), truth, torch.arange(23), truth)
-    assert (hide_labels(images, 6, 0, 2).labels >= 0).sum() == 6
-    with pytest.raises(ValueError, match="wants 4 a class, but one class has 3"):
-        hide_labels(images, 8, 0, 2)
-    assert (hide_labels(images, 23, 0, 2).labels >= 0).all()  # all of them is always possible
+    counts = [torch.bincount(hide_labels(images, n, 0, 2).labels + 1).tolist()[1:] for n in (6, 8, 15, 23)]
+    assert counts == [[3, 3], [7, 1], [13, 2], [20, 3]]  # as many of each, then in proportion: 6.96 and 1.04
+    rare = images.take(torch.tensor([*range(20), 20]))
+    with pytest.raises(ValueError, match="labels = 3, in proportion, leaves a class without; give 2 or fewer."):
+        hide_labels(rare, 3, 0, 2)  # 2.86 and 0.14
 
 
 @pytest.mark.parametrize("count", [0, 3, 7, 30])
@@ -96,6 +99,84 @@ def test_pick_is_balanced_distinct_and_seeded(count):
     assert len(chosen.unique()) == len(chosen) == count and counts.max() - counts.min() <= 1
     assert torch.equal(chosen, pick(truth, count, 3, seed=0))
     assert count == 0 or not torch.equal(chosen, pick(truth, count, 3, seed=1))
+
+
+# ---- images of unknown class, one class, lists of labels
+
+
+def named(folder, unknown=20, **more):
+    """The pack of `parts()` with names, the class of some training images unknown."""
+    splits = parts()
+    images, labels = splits["train"]
+    splits["train"] = images, np.where(np.arange(60) < unknown, -1, labels)
+    files = {split: [f"{split}/{CLASSES[i % 3]}/ü {i}.png" for i in range(len(splits[split][1]))] for split in splits}
+    return write_pack(folder / "zoo.npz", splits, CLASSES, "drawn at random", files)
+
+
+def test_images_of_unknown_class_are_trained_on_and_never_labelled(tmp_path):
+    whole, few = load_data(named(tmp_path)), load_data(named(tmp_path), labels=9)
+    assert len(whole.val) == 4 and (whole.val.truth >= 0).all()  # a tenth of the 40 known
+    for data, count in ((whole, 36), (few, 9)):
+        train = data.train
+        assert len(train) == 56 and (train.truth == -1).sum() == 20 == (train.ids < 20).sum()
+        assert (train.labels >= 0).sum() == count == len(train.labelled()) and (train.labelled().truth >= 0).all()
+    assert torch.bincount(few.train.labels + 1).tolist() == [47, 3, 3, 3]
+    with pytest.raises(ValueError, match="labels = 37 keeps 37 labels; give at least one a class .3., at most 36"):
+        load_data(named(tmp_path), labels=37)
+
+
+@pytest.mark.parametrize("method", ["semppl", "ifnd", "carp"])
+def test_images_of_unknown_class_are_trained_on_by_each_method(method, tmp_path):
+    data = load_data(named(tmp_path), labels=9)
+    config = tiny(method=method, labels=9, batch_size=8, large_size=8, small_views=0, large_views=2, clusters=(2,),
+                  keys="online", prototypes=8, block=4, epochs=1)  # fmt: skip
+    run = fit(config, data, progress=False)
+    assert run.finished and run.method.encode(data.test.images).isfinite().all()
+
+
+def test_one_class_is_enough_for_methods_that_read_no_label(tmp_path):
+    splits = {split: (images, labels * 0) for split, (images, labels) in parts().items()}
+    data = load_data(write_pack(tmp_path / "one.npz", splits, ["ant"], "here"))
+    assert len(data.train) == 54 and len(data.val) == 6
+    small = tiny(labels=None, batch_size=8, large_size=8, small_views=0, large_views=2, epochs=1)
+    assert fit(small.replace(method="ifnd", keys="online", clusters=(2,)), data, progress=False).finished
+    for method, words in (("semppl", "SemPPL tells classes apart and there is 1"), ("finetune", "A classifier tells")):
+        with pytest.raises(ValueError, match=words):
+            fit(small.replace(method=method), data, progress=False)
+
+
+def test_exactly_the_listed_images_of_a_pack_keep_their_label(tmp_path):
+    path, names = named(tmp_path), read_pack(named(tmp_path))[1]["files"]
+    rows = [20, 25, 33, 34, 59]
+    listed = [names[20], names[25].removeprefix("train/"), *(unicodedata.normalize("NFD", names[i]) for i in rows[2:])]
+    (tmp_path / "list.txt").write_text("\n".join(reversed(listed)) + "\n\n", encoding="utf-8")
+    data = load_data(path, label_list=tmp_path / "list.txt")
+    labelled = data.train.labelled()
+    assert labelled.ids.tolist() == rows and torch.equal(labelled.labels, torch.tensor(rows) % 3)
+    assert len(data.val) == 3 and not set(rows) & set(data.val.ids.tolist())  # a tenth of the 35 others
+    with pytest.raises(ValueError, match="both choose labels; give one"):
+        load_data(path, labels=5, label_list=tmp_path / "list.txt")
+
+
+@pytest.mark.parametrize("text, words", [
+    ("", "is no list of different names"),
+    ("ant/ü 21.png\ntrain/ant/ü 21.png", "is no list of different names"),
+    ("ant/ü 21.png\ncat/1.png", "1 of the 2 names in .* with a class, such as 'cat/1.png'; give names like cow/"),
+    ("ant/ü 0.png", "1 of the 1 names"),  # of unknown class
+    ("test/ant/ü 0.png", "1 of the 1 names"),
+    (None, "There is no label list .*list.txt"),
+])  # fmt: skip
+def test_bad_lists_are_one_sentence(text, words, tmp_path):
+    if text is not None:
+        (tmp_path / "list.txt").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=words):
+        load_data(named(tmp_path), label_list=tmp_path / "list.txt")
+
+
+def test_a_list_needs_the_names_of_files(tmp_path, pack):
+    for name in ("digits", pack):
+        with pytest.raises(ValueError, match="keeps no names of files to find those of .*; pack its folder again"):
+            load_data(name, label_list=tmp_path / "list.txt")
 
 
 # ---- splits
@@ -187,6 +268,16 @@ def test_a_pack_comes_back_as_it_went_in(tmp_path):
     assert np.array_equal(back["train"][2].numpy(), masks["train"])
     assert (meta["name"], meta["classes"], meta["provenance"]) == ("zoo", CLASSES, "drawn at random")
     assert [entry.name for entry in path.parent.iterdir()] == ["zoo.npz"]  # no half-written file is left
+    assert meta["files"] is None
+
+
+def test_names_of_files_lead_from_ids_to_files(tmp_path):
+    data, (_, meta) = load_data(named(tmp_path)), read_pack(named(tmp_path))
+    assert len(meta["files"]) == 72 and len(set(meta["files"])) == 72
+    for split in (data.train, data.val, data.test):
+        for i, c in zip(split.ids.tolist(), split.truth.tolist(), strict=True):
+            assert c in (-1, CLASSES.index(meta["files"][i].split("/")[1]))
+    assert meta["files"][int(data.test.ids[3])] == "test/ant/ü 3.png"
 
 
 def test_packs_are_found_by_name_in_the_data_folder(pack, monkeypatch):

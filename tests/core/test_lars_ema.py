@@ -9,7 +9,7 @@ import torch
 from checks import tiny, units
 from torch.testing import assert_close
 
-from semppl_mini import lars, muon, optim
+from semppl_mini import lars, muon, optim, presets
 from semppl_mini.networks import mlp
 
 # ---- LARS
@@ -206,6 +206,16 @@ def test_learning_rate_warms_up_and_anneals():
 def test_no_warm_up_starts_at_the_peak():
     config = tiny(epochs=4, warmup_epochs=0, lr=0.3, batch_size=256)
     assert [optim.lr_at(config, epoch) for epoch in (0, 2, 4)] == pytest.approx([0.3, 0.15, 0.0])
+
+
+def test_rate_of_carp_ends_at_its_minimum():
+    """utils.cosine_scheduler of CARP's official code: m + (base - m) (1 + cos) / 2, m not scaled with the batch."""
+    config = presets.imagenet_carp()
+    base, low = 0.45 * 4096 / 256, 0.0048
+    for epoch in (0, 100, 399.9, 400):
+        share = (1 + math.cos(math.pi * epoch / 400)) / 2
+        assert optim.lr_at(config, epoch) == pytest.approx(low + (base - low) * share)
+    assert optim.lr_at(config, 400) == low
 
 
 @pytest.mark.parametrize("optimizer", ["lars", "sgd", "adamw", "muon"])

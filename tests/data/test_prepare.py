@@ -2,11 +2,14 @@
 
 import gzip
 import hashlib
+import io
 import pickle
 import runpy
+import struct
 import sys
 import tarfile
 import threading
+import zlib
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -152,14 +155,49 @@ def test_size_is_a_short_side_resize_and_a_centre_crop(tmp_path, pack):
         assert abs(splits[split][0][0].numpy().astype(int) - oracle).max() <= 1  # rounding between the passes
 
 
-def test_grey_and_transparent_images_become_rgb(tmp_path, pack):
+def test_grey_images_become_rgb(tmp_path, pack):
     grey = images(1)[0, :, :, 0]
-    colour = images(1, seed=1)[0]
-    alpha = np.dstack([colour, np.full((8, 8), 7, np.uint8)])
-    source = write_folder(tmp_path / "s", {"train/a/1.png": encode(grey), "test/a/1.PNG": encode(alpha)})
+    source = write_folder(tmp_path / "s", {"train/a/1.png": encode(grey), "test/a/1.PNG": encode(grey.T)})
     splits, _ = pack("folder", "--from", source, "--name", "flowers")
     np.testing.assert_array_equal(splits["train"][0][0].numpy(), np.stack([grey] * 3))
-    np.testing.assert_array_equal(splits["test"][0][0].numpy(), colour.transpose(2, 0, 1))
+    np.testing.assert_array_equal(splits["test"][0][0].numpy(), np.stack([grey.T] * 3))
+
+
+def test_what_is_transparent_is_white_not_its_hidden_colour(tmp_path, pack):
+    colour, share = images(1)[0], np.array([0, 255, 7, 128] * 16, np.uint8).reshape(8, 8)
+    flat = (colour // 128 * 128)[..., 0]  # grey, of two tones; the darker is declared transparent
+    file = io.BytesIO()
+    Image.fromarray(flat).save(file, "PNG", transparency=0)
+    files = {"train/a/1.png": encode(np.dstack([colour, share])), "train/a/2.png": encode(np.dstack([flat, share])),
+             "test/a/1.png": file.getvalue()}  # fmt: skip
+    splits, _ = pack("folder", "--from", write_folder(tmp_path / "s", files), "--name", "flowers")
+    a = share / 255
+    for found, of in zip(splits["train"][0].numpy(), (colour.transpose(2, 0, 1), np.stack([flat] * 3)), strict=True):
+        assert abs(found - (a * of + (1 - a) * 255)).max() <= 1
+        assert (found[:, share == 0] == 255).all() and (found[:, share == 255] == of[:, share == 255]).all()
+    np.testing.assert_array_equal(splits["test"][0][0].numpy(), np.stack([np.where(flat == 0, 255, 128)] * 3))
+
+
+UPRIGHT = {  # EXIF 2.3, tag 274: where the stored first row and first column belong
+    1: lambda x: x, 2: lambda x: x[:, ::-1], 3: lambda x: x[::-1, ::-1], 4: lambda x: x[::-1],
+    5: lambda x: x.swapaxes(0, 1), 6: lambda x: np.rot90(x, -1), 7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
+    8: lambda x: np.rot90(x, 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_photographs_are_turned_as_their_camera_was_held(kind, tmp_path, pack):
+    files, expected = {}, []
+    for tag, turn in UPRIGHT.items():
+        stored = np.random.default_rng(tag).integers(0, 256, (16, 24, 3) if tag < 5 else (24, 16, 3), dtype=np.uint8)
+        exif = Image.Exif()
+        exif[274] = tag
+        files[f"train/a/{tag}.{kind}"] = encode(stored, kind, exif=exif)
+        stored = np.asarray(Image.open(io.BytesIO(encode(stored, kind))))  # as the JPEG has it
+        expected.append(turn(stored).transpose(2, 0, 1))
+    files[f"test/a/1.{kind}"] = files[f"train/a/1.{kind}"]
+    splits, _ = pack("folder", "--from", write_folder(tmp_path / "s", files), "--name", "flowers")
+    np.testing.assert_array_equal(splits["train"][0].numpy(), expected)
 
 
 def test_hidden_files_and_other_files_are_left_out(tmp_path, pack):
@@ -169,6 +207,57 @@ def test_hidden_files_and_other_files_are_left_out(tmp_path, pack):
     folders = [special(name, tarfile.DIRTYPE) for name in ("./", "./train", "train/daisy", "__MACOSX/train")]
     source = write_tar(tmp_path / "flowers.tar.gz", {**files, **extra}, members=folders)
     assert_pack(pack("folder", "--from", source, "--name", "flowers"), expected, ["aster", "daisy", "tulip"])
+
+
+def test_what_is_left_out_is_told(tmp_path, pack, capsys):
+    files, expected = flowers()
+    odd = {f"train/daisy/{name}": b"x" for name in ("IMG_1", "notes.txt", ".DS_Store")}
+    pack("folder", "--from", write_folder(tmp_path / "f", files | odd), "--name", "flowers")
+    says = "left out 2 files whose names are no image's: train/daisy/IMG_1, train/daisy/notes.txt\n"
+    assert capsys.readouterr().err == says
+
+
+@pytest.mark.parametrize("suffix", ["jfif", "jpe", "JPEG"])
+def test_every_name_of_a_jpeg_is_read(suffix, tmp_path, pack):
+    files = flowers()[0] | {f"train/daisy/9.{suffix}": encode(images(1)[0], "JPEG")}
+    splits, meta = pack("folder", "--from", write_folder(tmp_path / "f", files), "--name", "flowers")
+    assert len(splits["train"][0]) == 13 and f"train/daisy/9.{suffix}" in meta["files"]
+
+
+def test_both_spellings_of_an_accent_are_one_class(tmp_path, pack):
+    names = "train/cafe\u0301/1.png", "train/caf\u00e9/2.png", "test/cafe\u0301/1.png"
+    files = dict(zip(names, map(encode, images(3)), strict=True))
+    splits, meta = pack("folder", "--from", write_tar(tmp_path / "f.tar", files), "--name", "flowers")
+    assert meta["classes"] == ["caf\u00e9"] and len(splits["train"][0]) == 2
+
+
+def test_all_broken_images_are_named_or_left_out(tmp_path, pack, refused, capsys):
+    files, expected = flowers()
+    broken = {f"train/tulip/{i:02d}.png": b"no image" for i in range(23)}
+    source = write_folder(tmp_path / "f", files | broken)
+    listed = ", ".join(list(broken)[:20])
+    says = "tulip/00.png is not a readable JPEG or PNG image (unknown format), one of 23: "
+    says += f"{listed}, ...; mend or remove it, or give --skip-broken."
+    refused("folder", "--from", source, "--name", "flowers", says=says)
+    found = pack("folder", "--from", source, "--name", "flowers", "--skip-broken")
+    assert_pack(found, expected, ["aster", "daisy", "tulip"])
+    assert capsys.readouterr().err == f"left out 23 broken images: {listed}, ...\n"
+
+
+def test_unlabelled_images_join_training_without_a_class(tmp_path, pack, refused, capsys):
+    files, (train, _) = flowers()[0], flowers()[1]["train"]
+    more = images(5, seed=7)
+    extra = {f"train/unlabelled/{i}.png": encode(image) for i, image in enumerate(more)}
+    source = write_folder(tmp_path / "f", files | extra)
+    splits, meta = pack("folder", "--from", source, "--name", "flowers")
+    assert meta["classes"] == ["aster", "daisy", "tulip"] and "5 of them without a class" in capsys.readouterr().out
+    pixels, labels, _ = splits["train"]
+    assert labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4 + [-1] * 5
+    np.testing.assert_array_equal(pixels.numpy(), np.concatenate([train, more.transpose(0, 3, 1, 2)]))
+    assert meta["files"][:17] == sorted(name for name in files | extra if name.startswith("train"))
+    (source / "test" / "unlabelled").mkdir()
+    (source / "test" / "unlabelled" / "1.png").write_bytes(encode(images(1)[0]))
+    refused("folder", "--from", source, "--name", "flowers", says="has test/unlabelled, but test images need a class")
 
 
 def test_the_script_runs_from_another_folder(tmp_path, monkeypatch, capsys):
@@ -225,10 +314,18 @@ def test_an_image_in_a_deeper_folder_is_refused(tmp_path, refused):
     refused("folder", "--from", source, "--name", "flowers", says="train/daisy/deep is out of place")
 
 
-def test_sixteen_bit_images_are_refused_not_clipped(tmp_path, refused):
-    deep = encode(np.full((8, 8), 40_000, np.uint16))
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_sixteen_bit_images_are_refused_not_clipped(channels, tmp_path, refused):
+    """Values 0 to 4095, of which the upper eight bits are 0 to 15; written here, as Pillow writes no such colours."""
+    rows = np.arange(8 * 8 * channels).reshape(8, -1) * 4096 // (64 * channels)
+    head = struct.pack(">IIBBBBB", 8, 8, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + row.astype(">u2").tobytes() for row in rows))
+    chunks = [(b"IHDR", head), (b"IDAT", pixels), (b"IEND", b"")]
+    chunks = [struct.pack(">I", len(body)) + k + body + struct.pack(">I", zlib.crc32(k + body)) for k, body in chunks]
+    deep = b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+    assert Image.open(io.BytesIO(deep)).load()  # a whole PNG
     source = write_folder(tmp_path / "f", {**flowers()[0], "train/daisy/9.png": deep})
-    refused("folder", "--from", source, "--name", "flowers", says="more than 8 bits a channel")
+    refused("folder", "--from", source, "--name", "flowers", says="more than 8 bits a channel: save it with 8")
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,11 @@ def train_part(change):
     return lambda folder: pack_of(folder, lambda p: p | {"train": change(*p["train"])})
 
 
+def rare(splits):
+    """The last two training images alone in their classes."""
+    return splits | {"train": (splits["train"][0], np.clip(np.arange(60) - 57, 0, 2))}
+
+
 def with_members(**members):
     def read(folder):
         path = pack_of(folder)
@@ -171,22 +176,22 @@ DATA = [
     ("meta of a wrong type", with_meta(classes="abc"), "its meta data has wrong types"),
     ("a class that comes twice", with_meta(classes=["ant", "ant", "cow"]), "no list of different names of up to 200"),
     ("labels beyond the classes", train_part(lambda x, y: (x, y + 1)), "labels from 1 to 3; with 3 classes they must lie"),
-    ("labels below zero", train_part(lambda x, y: (x, y - 1)), "labels from -1 to 1; with 3 classes they must lie in 0"),
+    ("labels below zero", train_part(lambda x, y: (x, y - 2)), "labels from -2 to 0; with 3 classes they must lie in 0"),
     ("a label too few", train_part(lambda x, y: (x, y[1:])), "images (60, 3, 8, 8) for 59 labels; give one label"),
     ("grey images", train_part(lambda x, y: (x[:, :1], y)), "images (60, 1, 8, 8) for 60 labels; give one label"),
     ("no test split", lambda f: pack_of(f, lambda p: {"train": p["train"]}), "has no test split; a pack needs both"),
     ("a third split", lambda f: pack_of(f, lambda p: p | {"more": p["test"]}), "a strange part 'more_images'; give the"),
     ("masks of other images", train_part(lambda x, y: (x, y, np.ones((59, 1, 8, 8)))), "has masks (59, 1, 8, 8)"),
     ("masks of 255", train_part(lambda x, y: (x, y, np.full((60, 1, 8, 8), 255))), "up to 255; give 0 or 1"),
-    ("one class", lambda f: s.load_data(pack_of(f, lambda p: {k: (x, y * 0) for k, (x, y) in p.items()}, ["ant"])),
-     "zoo has 1 class; give a set of 2 or more"),
+    ("one class", lambda f: s.fit(tiny(labels=None), s.load_data(pack_of(f, lambda p: {k: (x, y * 0) for k, (x, y) in
+     p.items()}, ["ant"])), progress=False), "SemPPL tells classes apart and there is 1; give 2"),
     ("fewer labels than classes", load(labels=2), "labels = 2 keeps 2 labels; give at least one a class (3)"),
     ("more labels than images", load(labels=1000), "labels = 1000 keeps 1000 labels; give at least one a class (3), at"),
     ("a share above one", load(labels=1.5), "labels = 1.5 is neither a share in (0, 1] nor a count; give"),
     ("a share that is nan", load(labels=float("nan")), "labels = nan is neither a share in (0, 1] nor a count; give"),
     ("a word for labels", load(labels="all"), "labels = 'all' is neither a share in (0, 1] nor a count; give"),
     ("more labels than the rarest class has",
-     lambda f: hide_labels(s.load_data(pack_of(f)).train.take(torch.arange(20)), 19, 0, 3), "fewer"),
+     lambda f: hide_labels(s.load_data(pack_of(f, rare)).train, 5, 0, 3), "leaves a class without; give 3 or fewer"),
     ("all images held out", load(val=60), "val = 60 images cannot be held out of 60; give 0 to 59"),
     ("a negative val", load(val=-1), "val = -1 images cannot be held out of 60; give 0 to 59"),
     ("a class all held out", load(val=59), "leaves no training image of class"),

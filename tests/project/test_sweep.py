@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from checks import tiny
+from scipy.stats import t as student
 
 import semppl_mini as s
 from semppl_mini.data import pick
@@ -270,3 +271,34 @@ def test_rows_suit_the_figure(kept):
     assert [[text.get_text() for text in ax.get_xticklabels()] for ax in axes] == [["1", "3"], ["0", "3"]]
     shares = [row["pseudo_label_accuracy"] for row in kept[1] if row["question"] == "k" and row["value"] == 3]
     assert axes[0].lines[0].get_ydata()[1] == pytest.approx(np.mean(shares))
+
+
+# ---- what notebook 03 says of the kept runs
+
+SAID = [  # (one, other, measure): the difference and its interval stand in the notebook's text
+    ("k=5", "", "pseudo_label_accuracy"), ("k=20", "", "pseudo_label_accuracy"),
+    ("", "voting_views=1", "pseudo_label_accuracy"), ("", "voting_views=1", "knn20"), ("", "voting_views=1", "linear"),
+    ("alpha=0.0", "semantic_positives=0", "pseudo_label_accuracy"),
+    ("alpha=0.3", "alpha=0.0", "pseudo_label_accuracy"), ("", "alpha=0.3", "pseudo_label_accuracy"),
+    ("semantic_positives=1", "semantic_positives=0", "pseudo_label_accuracy"),
+    ("", "semantic_positives=1", "pseudo_label_accuracy"), ("semantic_positives=10", "", "pseudo_label_accuracy"),
+    ("semantic_positives=0", "", "knn20"),
+    ("queue=128", "", "pseudo_label_accuracy"), ("queue=5120", "", "pseudo_label_accuracy"),
+    ("", "labelled_share=0.25", "pseudo_label_accuracy"), ("labelled_share=0.75", "", "pseudo_label_accuracy"),
+    ("", "labels=20", "pseudo_label_accuracy"), ("labels=500", "", "pseudo_label_accuracy"),
+    ("labels=500", "", "linear"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("one, other, measure", SAID)
+def test_notebook_03_says_the_paired_differences_of_the_kept_runs(one, other, measure):
+    def percent(change, seed):
+        name = f"digits-epochs=6-{change}{'-' * bool(change)}seed={seed}.json"
+        value = json.loads((SCRIPT.parent / "results" / "sweep" / name).read_text())[measure]
+        return 100 * (value[-1] if isinstance(value, list) else value)
+
+    difference = [percent(one, seed) - percent(other, seed) for seed in range(3)]
+    mean, half = np.mean(difference), student.ppf(0.975, 2) * np.std(difference, ddof=1) / 3**0.5
+    notebook = json.loads((SCRIPT.parent / "03_ablations.ipynb").read_text())
+    text = "".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+    assert f"{mean:+.1f} [{mean - half:+.1f}, {mean + half:+.1f}]" in text

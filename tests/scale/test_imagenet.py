@@ -13,11 +13,12 @@ import pickle
 import sys
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from checks import tiny
+from checks import CLASSES, parts, tiny
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
@@ -25,6 +26,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from semppl_mini import Config, evaluate, fit, views
 from semppl_mini.batches import epoch_order
+from semppl_mini.files import write_pack
 from semppl_mini.rng import VIEWS, generator
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -791,3 +793,30 @@ def test_a_set_without_images_to_read_out_on_is_refused_before_training(tmp_path
     with pytest.warns(UserWarning, match="no val"), pytest.raises(ValueError, match="no test images to read out on"):
         importlib.import_module("launch").main("a run", "scale/train.py")
     assert not (tmp_path / "runs").exists()
+
+
+# ---- what published results do, and packs do not
+
+
+def test_orientation_is_ignored_and_depth_is_not(tmp_path):
+    """As torchvision and TensorFlow read ImageNet; data/prepare.py turns photographs."""
+    image, exif = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)), Image.Exif()
+    exif[274] = 6
+    for synset, blob in (("n00000001", encoded(image, "JPEG", exif=exif)), ("n00000002", encoded(image, "JPEG"))):
+        (tmp_path / "train" / synset).mkdir(parents=True)
+        (tmp_path / "train" / synset / f"{synset}_0.JPEG").write_bytes(blob)
+    one, other = load_imagenet(tmp_path).train.whole(torch.arange(2), 16)
+    assert torch.equal(one, other)
+    deep = Image.fromarray(np.full((24, 32), 40_000, np.uint16))
+    (tmp_path / "train" / "n00000002" / "n00000002_0.JPEG").write_bytes(encoded(deep, "PNG"))
+    with pytest.raises(ValueError, match="more than 8 bits a channel: save it with 8"):
+        load_imagenet(tmp_path).train.whole(torch.arange(2), 16)
+
+
+def test_the_launcher_takes_a_label_list_of_a_pack(tmp_path):
+    launch, names = importlib.import_module("launch"), [f"train/a/{i}.png" for i in range(60)]
+    path = write_pack(tmp_path / "zoo.npz", parts(), CLASSES, "here", {"train": names, "test": names[:12]})
+    (tmp_path / "list.txt").write_text("a/3.png\na/10.png\n")
+    args = SimpleNamespace(data=str(path), preset="digits", label_list=tmp_path / "list.txt")
+    config, data = launch.load(args, tiny())
+    assert config.labels == 2 and data.train.labelled().ids.tolist() == [3, 10]
