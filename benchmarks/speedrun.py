@@ -62,7 +62,7 @@ def main(method=None, of=lambda data: data, own=None) -> None:
     parser.add_argument("--tune-steps", type=int, default=0, help="fine-tune, too, for so many steps")
     parser.add_argument("--all-labels", action="store_true", help="and once with all labels in the read-out")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "speedruns")
-    chosen = parser.parse_args()
+    chosen = parser.parse_intermixed_args()  # field=value may stand anywhere
     if any(change.startswith("seed=") for change in chosen.changes):
         parser.error("seed= is not for the changes; give --seeds 1 2")
     config = s.presets.named(chosen.preset).replace(**dict(map(override, chosen.changes)))
