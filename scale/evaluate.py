@@ -51,12 +51,13 @@ def main() -> None:
         run = s.load_run(args.run)
         config, encoder = run.config, run.method.encoder
         result = {"name": args.name, "trained_on": run.data, "epoch": len(run.history) - 1}
-    data = s.load_data(args.data, args.labels or config.labels, config.label_seed)
+    own = config.replace(labels=args.labels or config.labels)  # of the read-outs
+    data = s.data_for(own, args.data)
     result |= {"data": data.provenance, "hardware": hardware(config)}
     result["command"] = shlex.join(["python", "scale/evaluate.py", *sys.argv[1:]])
     read = {
-        "results": s.evaluate(encoder, config, data, args.split, args.tune, args.all_labels),
-        "measures": measure(encoder, config, data, args.split),
+        "results": s.evaluate(encoder, own, data, args.split, args.tune, args.all_labels),
+        "measures": measure(encoder, own, data, args.split),
     }
     result |= {**read, "wall_seconds": time.time() - start, "config": config.to_dict()}
     write_json(make_folder(args.out) / f"{args.name}.json", result)

@@ -9,19 +9,19 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .files import colour_digits, digest, read_pack
+from .files import check_data, check_labels, colour_digits, digest, read_pack
 from .rng import LABELS, generator
 from .views import Draw, make_views
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """n images. Learning reads `labels`, never `truth`."""
+    """n images. Learning reads `labels`, never `truth`. All tensors are on the CPU, all but images and masks int64."""
 
     images: Tensor  # uint8 (n, 3, H, W)
     labels: Tensor  # (n,), -1 where unlabelled
     ids: Tensor  # (n,), each image its own
-    truth: Tensor  # (n,), every true class
+    truth: Tensor  # (n,), every true class, -1 where unknown
     masks: Tensor | None = None  # uint8 (n, 1, H, W) in {0, 1}: what is foreground
 
     def __len__(self) -> int:
@@ -34,8 +34,7 @@ class ImageSet:
 
     def take(self, index: Tensor) -> "ImageSet":
         """The images at `index`, in that order, with their ids."""
-        masks = None if self.masks is None else self.masks[index]
-        return ImageSet(self.images[index], self.labels[index], self.ids[index], self.truth[index], masks)
+        return type(self)(*(None if x is None else x[index] for x in vars(self).values()))
 
     def labelled(self) -> "ImageSet":
         """Only the images whose label is visible."""
@@ -60,7 +59,7 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Data:
-    """A data set: training images with few labels, a validation part held out of them, the test images."""
+    """Training images with few labels, a validation part held out of them, test images; ValueError if one is amiss."""
 
     name: str
     provenance: str
@@ -68,6 +67,10 @@ class Data:
     train: ImageSet
     val: ImageSet
     test: ImageSet
+    label_seed: int | None = None  # by which the visible labels were drawn; None: otherwise
+
+    def __post_init__(self):
+        check_data(self)
 
 
 def data_for(config, name="digits") -> Data:
@@ -89,15 +92,15 @@ def load_data(name_or_path="digits", labels=None, label_seed: int = 0, val: int 
     few = hide_labels(train.take(keep), labels, label_seed, len(meta["classes"]))
     images, truth, masks = splits["test"]
     test = ImageSet(images, truth, n + torch.arange(len(truth)), truth, masks)  # ids: each image its own
-    return Data(meta["name"], meta["provenance"], meta["classes"], few, train.take(held), test)
+    return Data(meta["name"], meta["provenance"], meta["classes"], few, train.take(held), test, label_seed)
 
 
 def hold_out(truth: Tensor, val: int, classes: list[str], name: str, free: Tensor | None = None):
     """Indices of the images to train on, and of `val` others, always the same; `free` (n,) says which these may be."""
     rows, C = torch.arange(len(truth)) if free is None else free.nonzero().squeeze(1), len(classes)
     most = min(len(rows), len(truth) - 1)
-    if not 0 <= val <= most:
-        raise ValueError(f"val = {val} images cannot be held out of {len(rows)}; give 0 to {most}.")
+    if not isinstance(val, int) or not 0 <= val <= most:
+        raise ValueError(f"val = {val!r} images cannot be held out of {len(rows)}; give 0 to {most}.")
     if C < 2:
         raise ValueError(f"{name} has {C} class; give a set of 2 or more.")
     sizes = torch.bincount(truth[rows], minlength=C)
@@ -134,10 +137,9 @@ def label_count(labels, n: int) -> int:
 
 def hide_labels(images: ImageSet, labels, seed: int, classes: int) -> ImageSet:
     """The same images with all but the chosen labels set to -1; `labels` as in `load_data`, ValueError if it is bad."""
+    check_labels(labels, seed)
     if labels is None:
         return images
-    if labels is True or not (isinstance(labels, int) and labels > 0 or isinstance(labels, float) and 0 < labels <= 1):
-        raise ValueError(f"labels = {labels!r} is neither a share in (0, 1] nor a count; give for example 0.1 or 500.")
     n, count = len(images), label_count(labels, len(images))
     if not classes <= count <= n:
         raise ValueError(f"labels = {labels} keeps {count} labels; give at least one a class ({classes}), at most {n}.")
