@@ -24,6 +24,7 @@ from torch import nn
 import semppl_mini as s
 from semppl_mini import networks, parallel
 from semppl_mini.keeping.command import command
+from semppl_mini.readout import share_right
 from semppl_mini.rng import INIT, generator
 
 CONFIDENT = 0.95
@@ -42,9 +43,6 @@ class WeakAndStrong(s.ImageSet):
         weak["factors"] = torch.tensor([1.0, 1.0, 1.0, 0.0]).to(box).expand(len(box), 4)
         weak |= {name: torch.zeros_like(weak[name]) for name in ("grey", "blur", "solarize")}
         return super().finish(prepared, [weak, *draws[1:]], config)
-
-    def take(self, index):
-        return WeakAndStrong(**vars(super().take(index)))
 
 
 class FixMatch(s.Method):
@@ -73,11 +71,12 @@ class FixMatch(s.Method):
         return L_s + L_u, {"terms": {"L_s": L_s, "L_u": L_u}, "o": o, "y_bar": y_bar, "used": used}
 
     def count(self, seen, batch, truth_of):
-        unlabelled, right = batch.labels < 0, seen["y_bar"] == truth_of[batch.ids]
+        unlabelled, used, truth = batch.labels < 0, seen["used"], truth_of[batch.ids]
+        right, known = seen["y_bar"] == truth, truth >= 0  # y_bar is a class, so never -1, an unknown one
         return {
-            "pseudo_label_accuracy": ((right & unlabelled).sum(), unlabelled.sum()),
-            "coverage": (seen["used"].sum(), unlabelled.sum()),
-            "purity": ((right & seen["used"]).sum(), seen["used"].sum()),
+            "pseudo_label_accuracy": ((right & unlabelled).sum(), (unlabelled & known).sum()),
+            "coverage": (used.sum(), unlabelled.sum()),
+            "purity": ((right & used).sum(), (used & known).sum()),
         }
 
 
@@ -85,7 +84,7 @@ def read(run, data) -> dict:
     """Its own classifier's accuracy on validation images, beside the read-outs of speedrun.py."""
     model = nn.Sequential(run.method.target["encoder"], run.method.target["head"]).eval()
     logits = s.method.encode(model, data.val, run.config)
-    return {"classifier": float((logits.argmax(1) == data.val.truth).float().mean())}
+    return {"classifier": share_right(logits.argmax(1), data.val.truth)}
 
 
 if __name__ == "__main__":

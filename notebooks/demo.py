@@ -29,6 +29,18 @@ def run(seed: int, out: Path, epochs: int) -> dict:
     return json.loads((out / "summary.json").read_text())
 
 
+def row_of(summary: dict) -> dict:
+    """The shares in a summary by name, but for what could not be counted, as k-NN of fewer than 20 labels."""
+    accuracy, loop = summary["accuracy"], [r["pseudo_label_accuracy"] for r in summary["history"]]
+    row = {"votes, untrained": loop[0], "votes, SemPPL": loop[-1]}
+    row["votes, augmentation-only"] = summary["augmentation_only"][-1]["pseudo_label_accuracy"]
+    row["raw pixels, 1-NN"] = accuracy["raw pixels"]["knn1"]
+    trained = ("untrained", "augmentation-only", "SemPPL")
+    row |= {f"{name}, k-NN": accuracy[name].get("knn20") for name in trained}
+    row |= {f"{name}, linear": accuracy[name]["linear"] for name in trained}
+    return {name: share for name, share in row.items() if share is not None}
+
+
 class Echo:
     """A file that prints, line by line, what the notebook prints."""
 
@@ -49,17 +61,10 @@ def main() -> None:
     parser.whole("--epochs", args.epochs, 0)
     rows = []
     for seed in range(args.seeds):
-        summary = run(seed, args.out if seed == 0 else args.out / f"seed{seed}", args.epochs)
-        accuracy, loop = summary["accuracy"], [r["pseudo_label_accuracy"] for r in summary["history"]]
-        row = {"votes, untrained": loop[0], "votes, SemPPL": loop[-1]}
-        row["votes, augmentation-only"] = summary["augmentation_only"][-1]["pseudo_label_accuracy"]
-        row["raw pixels, 1-NN"] = accuracy["raw pixels"]["knn1"]
-        trained = ("untrained", "augmentation-only", "SemPPL")
-        row |= {f"{name}, k-NN": accuracy[name]["knn20"] for name in trained}
-        rows.append(row | {f"{name}, linear": accuracy[name]["linear"] for name in trained})
+        rows.append(row_of(run(seed, args.out if seed == 0 else args.out / f"seed{seed}", args.epochs)))
     for name in rows[0]:
-        values = [row[name] for row in rows]
-        spread = f"  mean {mean(values):6.1%} ± {stdev(values):.1%}" if len(rows) > 1 else ""
+        values = [row[name] for row in rows if name in row]
+        spread = f"  mean {mean(values):6.1%} ± {stdev(values):.1%}" if len(values) > 1 else ""
         print(f"{name:26s}", "  ".join(f"{value:6.1%}" for value in values), spread)
     print(f"notebook, figures and summary.json: {args.out}")
 

@@ -53,12 +53,13 @@ def main() -> None:
         config, encoder = run.config, run.method.encoder
         result = {"name": args.name, "trained_on": run.data, "epoch": len(run.history) - 1}
     labels = args.labels or (None if args.label_list else config.labels)
+    own = config.replace(labels=labels)  # of the read-outs
     data = s.load_data(args.data, labels, config.label_seed, label_list=args.label_list)
     result |= {"data": data.provenance, "hardware": hardware(config)}
     result["command"] = shlex.join(["python", "scale/evaluate.py", *sys.argv[1:]])
     read = {
-        "results": s.evaluate(encoder, config, data, args.split, args.tune, args.all_labels),
-        "measures": measure(encoder, config, data, args.split),
+        "results": s.evaluate(encoder, own, data, args.split, args.tune, args.all_labels),
+        "measures": measure(encoder, own, data, args.split),
     }
     result |= {**read, "wall_seconds": time.time() - start, "config": config.to_dict()}
     write_json(make_folder(args.out) / f"{args.name}.json", result)

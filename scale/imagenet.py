@@ -410,7 +410,8 @@ def load_imagenet(path, labels=None, label_list=None, val: int | None = None, la
     test = official_val(root, classes, len(truth)) or every.take(held[:0])
     n, C = len(truth), len(classes)
     provenance = "ImageNet-1k" if (n, C) == (1_281_167, 1000) else f"part of ImageNet ({n} images, {C} classes)"
-    return Data("imagenet", provenance, classes, train, every.take(held), test)
+    drawn = None if label_list else label_seed
+    return Data("imagenet", provenance, classes, train, every.take(held), test, drawn)
 
 
 def official_val(root: Path, classes: list[str], first_id: int) -> ImageFiles | None:

@@ -11,7 +11,7 @@ names are of a field's own paper or code.
 import dataclasses
 from dataclasses import dataclass
 
-from .files import check_fields, check_name, number, one_of, pair
+from .files import check_fields, check_name, check_type, number, one_of, pair
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Config:
     # data
     labels: float | int | None = number(None, above=0)  # share of training images, or count, class-balanced; None = all
     label_seed: int = number(0, 0, 2**63 - 1)  # which images are labelled, apart from `seed`
-    labelled_share: float | None = number(None, 0, 1)  # share of labelled images in a batch; None = as in the data
+    labelled_share: float | None = number(None, above=0, most=1)  # labelled part of a batch; None = as in the data
     mean: tuple = number((0.485, 0.456, 0.406), entries=3)  # normalisation, of images in [0, 1]
     std: tuple = number((0.229, 0.224, 0.225), above=0, entries=3)
     # views
@@ -124,4 +124,4 @@ class Config:
 
     @staticmethod
     def from_dict(fields: dict) -> "Config":
-        return Config().replace(**fields)
+        return Config().replace(**check_type("fields", fields, dict))

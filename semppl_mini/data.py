@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .files import colour_digits, digest, find_listed, label_count, read_pack
+from .files import check_data, check_labels, colour_digits, digest, find_listed, label_count, read_pack
 from .rng import LABELS, generator
 from .views import Draw, make_views
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """n images. Learning reads `labels`, never `truth`."""
+    """n images. Learning reads `labels`, never `truth`. All tensors are on the CPU, all but images and masks int64."""
 
     images: Tensor  # uint8 (n, 3, H, W)
     labels: Tensor  # (n,), -1 where unlabelled
@@ -34,8 +34,7 @@ class ImageSet:
 
     def take(self, index: Tensor) -> "ImageSet":
         """The images at `index`, in that order, with their ids."""
-        masks = None if self.masks is None else self.masks[index]
-        return ImageSet(self.images[index], self.labels[index], self.ids[index], self.truth[index], masks)
+        return type(self)(*(None if x is None else x[index] for x in vars(self).values()))
 
     def labelled(self) -> "ImageSet":
         """Only the images whose label is visible."""
@@ -60,7 +59,7 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Data:
-    """A data set: training images with few labels, a validation part held out of them, the test images."""
+    """Training images with few labels, a validation part held out of them, test images; ValueError if one is amiss."""
 
     name: str
     provenance: str
@@ -68,6 +67,10 @@ class Data:
     train: ImageSet
     val: ImageSet
     test: ImageSet
+    label_seed: int | None = None  # by which the visible labels were drawn; None: otherwise
+
+    def __post_init__(self):
+        check_data(self)
 
 
 def data_for(config, name="digits") -> Data:
@@ -94,7 +97,8 @@ def load_data(name_or_path="digits", labels=None, label_seed: int = 0, val: int 
     images, truth, masks = splits["test"]
     ids = len(train) + torch.arange(len(truth))  # each image its own
     test = ImageSet(images, truth, ids, truth, masks)
-    return Data(meta["name"], meta["provenance"], classes, few, train.take(held), test)
+    drawn = label_seed if label_list is None else None
+    return Data(meta["name"], meta["provenance"], classes, few, train.take(held), test, drawn)
 
 
 def hold_out(truth: Tensor, val: int | None, classes: list[str], listed: Tensor):
@@ -102,8 +106,8 @@ def hold_out(truth: Tensor, val: int | None, classes: list[str], listed: Tensor)
     rows, C = ((truth >= 0) & ~listed).nonzero().squeeze(1), len(classes)
     val = len(rows) // 10 if val is None else val
     most = min(len(rows), len(truth) - 1)
-    if not 0 <= val <= most:
-        raise ValueError(f"val = {val} images cannot be held out of {len(rows)}; give 0 to {most}.")
+    if not isinstance(val, int) or not 0 <= val <= most:
+        raise ValueError(f"val = {val!r} images cannot be held out of {len(rows)}; give 0 to {most}.")
     sizes = torch.bincount(truth[rows], minlength=C)
     balanced = 10 * C * int(sizes.min()) >= 9 * len(rows) and -(-val // C) <= int(sizes.min())
     held = rows[pick(truth[rows], val, C, seed=0, balanced=balanced)]
@@ -133,8 +137,11 @@ def pick(truth: Tensor, count: int, classes: int, seed: int, balanced: bool = Tr
 
 def hide_labels(images: ImageSet, labels, seed: int, classes: int) -> ImageSet:
     """The same images, all labels but some set to -1: `labels` as in `load_data`, ValueError if bad; or a mask (n,)."""
-    if labels is None or isinstance(labels, Tensor):
-        return images if labels is None else replace(images, labels=torch.where(labels, images.truth, -1))
+    if isinstance(labels, Tensor):
+        return replace(images, labels=torch.where(labels, images.truth, -1))
+    check_labels(labels, seed)
+    if labels is None:
+        return images
     known = (images.truth >= 0).nonzero().squeeze(1)
     count, truth = label_count(labels, len(images), classes, len(known)), images.truth[known]
     rarest = int(torch.bincount(truth, minlength=classes).min())

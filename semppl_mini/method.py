@@ -12,15 +12,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .files import check_whole, pixels_of
 from .optim import ema_update, gamma_at
 from .views import normalise
 
 
 class Batch(NamedTuple):
-    """What a step may see of B images: labels and ids (B,), labels -1 where unlabelled.
-
-    `oracle` is None, always, but with config.oracle: then it holds all true labels (B,).
-    """
+    """What a step may see of B images: labels and ids (B,), labels -1 where unlabelled. `oracle` is None, always, but
+    with config.oracle: then it holds all true labels (B,)."""
 
     labels: Tensor
     ids: Tensor
@@ -85,6 +84,10 @@ class Method(nn.Module):
         """The optimizer has stepped: the target follows."""
         self.move_target(progress)
 
+    def doubt(self, record: dict) -> str:
+        """What of an epoch's record to warn of ("what; what to try."), beside a collapse of all embeddings."""
+        return ""
+
     def move_target(self, progress: float) -> None:
         """xi <- gamma xi + (1 - gamma) theta."""
         gamma = gamma_at(self.config.gamma, self.config.gamma_schedule, progress)
@@ -110,8 +113,8 @@ def encode(encoder: nn.Module, images, config, batch: int = 500) -> Tensor:
     was, parameter = encoder.training, next(encoder.parameters())
     encoder.eval()
     features = []
-    for rows in torch.arange(len(images)).split(batch):
-        part = images[rows] if isinstance(images, Tensor) else images.whole(rows, config.large_size)
+    for rows in torch.arange(len(images)).split(check_whole("batch", batch, 1)):
+        part = pixels_of(images, rows, config.large_size)
         x = part.to(parameter.device, torch.float32) / (255 if part.dtype == torch.uint8 else 1)
         features.append(encoder(normalise(x, config.mean, config.std).to(parameter.dtype)).float().cpu())
     encoder.train(was)

@@ -9,8 +9,8 @@ embedding_std           sqrt(D) times the standard deviation of a coordinate of 
                         evenly on the sphere, 0 if all embed alike (collapse)
 false_negatives         share of negatives that are of the image's true class (the image itself, drawn, is none)
 
-Shares are kept as (numerator, denominator), so that an epoch's figure is over its images, not a mean of means. All but
-embedding_std are SemPPL's; what its relatives report stands in their own files.
+Shares are kept as (numerator, denominator), so that an epoch's figure is over its images, not a mean of means. Unknown
+classes (-1) are in no count; a share of nothing is None. All but embedding_std are SemPPL's; relatives have their own.
 """
 
 import torch
@@ -41,21 +41,20 @@ def count(seen: dict, labels: Tensor, truth: Tensor) -> Counts:
 
     Of several processes each gives its rows, and all get the sums.
     """
-    unlabelled = labels < 0
-    voted = seen["voted"]
+    unlabelled, voted, known = labels < 0, seen["voted"], truth >= 0
     rows = unlabelled & (voted >= 0)
     agree = (seen["votes"] == voted[:, None]).float().mean(1)
-    other = ~seen["own"]
-    same = other & (parallel.gather(truth)[seen["negatives"]] == truth[:, None])
+    negatives = parallel.gather(truth)[seen["negatives"]]  # (B, N), their true classes
+    other = ~seen["own"] & known[:, None] & (negatives >= 0)
     counts = {
-        "pseudo_label_accuracy": ((rows & (voted == truth)).sum(), rows.sum()),
+        "pseudo_label_accuracy": ((rows & (voted == truth)).sum(), (rows & known).sum()),
         "coverage": (rows.sum(), unlabelled.sum()),
         "vote_agreement": ((agree * rows).sum(), rows.sum()),
-        "false_negatives": (same.sum(), other.sum()),
+        "false_negatives": ((other & (negatives == truth[:, None])).sum(), other.sum()),
     }
     if "valid" in seen:
         right = (seen["z_labels"] == truth[:, None]) & seen["valid"][:, None]
-        counts["purity"] = (right.sum(), seen["valid"].sum() * right.shape[1])
+        counts["purity"] = (right.sum(), (seen["valid"] & known).sum() * right.shape[1])
     parallel.total([part for both in counts.values() for part in both])
     return counts
 

@@ -37,7 +37,7 @@ def fit(
     FloatingPointError: a loss or gradient is not finite; weights and target are those before the step (queues are not).
     """
     counts = dict(save_every=save_every, keep_last=keep_last, workers=workers, steps=steps)
-    keeping.check(config, data, folder, resume, **counts)
+    keeping.check(config, data, folder, resume, callbacks, **counts)
     kind = keeping.class_of(config, method)
     method = kind(config, len(data.classes), int(data.train.ids.max()) + 1)
     digests = {"images": data.train.digest(), "weights": keeping.start_from(weights, method)}

@@ -31,18 +31,26 @@ def check_fields(config) -> None:
         name, value, limits = field.name, getattr(config, field.name), field.metadata
         if isinstance(value, list):
             object.__setattr__(config, name, value := tuple(value))  # as of a frozen one
-        _check_type(name, value, field.type)
+        check_type(name, value, field.type)
         if value not in limits.get("choices", (value,)):
-            raise ValueError(f"{name} = {value!r} is not known; choose one of {', '.join(limits['choices'])}.")
+            raise ValueError(f"{name} = {shown(value)} is not known; choose one of {', '.join(limits['choices'])}.")
         if "most" in limits and value is not None:
             _check_numbers(name, value, **limits)
 
 
-def _check_type(name: str, value, kind) -> None:
+def shown(value) -> str:
+    """A value in a message: its start, if it is long."""
+    text = " ".join(repr(value).split())
+    return text if len(text) < 80 else text[:40] + "..."
+
+
+def check_type(name: str, value, kind):
+    """The value; ValueError unless it is of this type or union of types."""
     whole = type(value) is int and isinstance(1.0, kind)  # a whole number may stand where a fraction may
     if not (isinstance(value, kind) or whole) or (type(value) is bool and kind is not bool):
-        shown = repr(value) if len(repr(value)) < 80 else repr(value)[:40] + "..."
-        raise ValueError(f"{name} = {shown} is a {type(value).__name__}; give {getattr(kind, '__name__', kind)}.")
+        wanted = getattr(kind, "__name__", kind)
+        raise ValueError(f"{name} = {shown(value)} is a {type(value).__name__}; give {wanted}.")
+    return value
 
 
 def _check_numbers(name: str, value, least, most, above, entries, whole, empty) -> None:
@@ -50,14 +58,14 @@ def _check_numbers(name: str, value, least, most, above, entries, whole, empty) 
     if len(numbers) != (entries or max(len(numbers), not empty)):
         raise ValueError(f"{name} = {value} has {len(numbers)} entries; give {entries or '1 or more'}.")
     for number in numbers:
-        if type(number) not in (int, float) or not math.isfinite(number):
-            raise ValueError(f"{name} = {value!r} must be of finite numbers, not {number!r}; give numbers.")
+        if type(number) is not int and (type(number) is not float or not math.isfinite(number)):
+            raise ValueError(f"{name} = {shown(value)} must be of finite numbers, not {shown(number)}; give numbers.")
         if whole and type(number) is not int:
             raise ValueError(f"{name} = {value} must be of whole numbers, not {number}; give for example (10, 30).")
         if above is not None and not number > above:
-            raise ValueError(f"{name} = {value} must be more than {above}; give a positive number.")
+            raise ValueError(f"{name} = {shown(value)} must be more than {above}; give a positive number.")
         if not least <= number <= most:
-            raise ValueError(f"{name} = {value} lies outside [{least}, {most}]; give a value between them.")
+            raise ValueError(f"{name} = {shown(value)} lies outside [{least}, {most}]; give a value between them.")
     if entries == 2 and value[0] > value[1]:
         raise ValueError(f"{name} = {value} is no range; give the smaller number first.")
 
@@ -73,13 +81,25 @@ def check_parameters(values: dict, types: dict) -> None:
     """ValueError unless notebook parameters are of their types {name: type or union of types}."""
     for name, value in values.items():
         check_name(name, types, "There is no parameter")
-        _check_type(f"Parameter {name}", value, types[name])
+        check_type(f"Parameter {name}", value, types[name])
+
+
+def check_whole(name: str, value, least: int) -> int:
+    """The value; ValueError unless it is a whole number of at least so much."""
+    if type(value) is not int or value < least:
+        raise ValueError(f"{name} = {shown(value)} is no whole number above {least - 1}; give {least} or more.")
+    return value
+
+
+def check_labels(labels, seed) -> None:
+    """ValueError unless these tell how many labels are kept, and which, as in `load_data`."""
+    check_whole("label_seed", seed, 0)
+    if not (labels is None or type(labels) is int and labels > 0 or isinstance(labels, float) and 0 < labels <= 1):
+        raise ValueError(f"labels = {shown(labels)} is neither a share in (0, 1] nor a count; give 0.1 or 500, say.")
 
 
 def label_count(labels, n: int, least: int = 0, most: int | None = None) -> int:
-    """How many of n images keep their label: `labels` is a count or a share; ValueError: neither, or out of range."""
-    if labels is True or not (isinstance(labels, int) and labels > 0 or isinstance(labels, float) and 0 < labels <= 1):
-        raise ValueError(f"labels = {labels!r} is neither a share in (0, 1] nor a count; give for example 0.1 or 500.")
+    """How many of n images keep their label: `labels` is a count or a share; ValueError: out of these limits."""
     count = labels if isinstance(labels, int) else round(labels * n)
     if most is not None and not least <= count <= most:
         limits = f"at least one a class ({least}), at most {most}"

@@ -119,12 +119,16 @@ class Keeper:
         run.unfinished = []
         self.write(record)
         if epoch := record["epoch"]:
-            accuracy, std = record.get("pseudo_label_accuracy") or 0, record["embedding_std"]
-            self.bar.set_postfix(epoch=epoch, loss=f"{record['loss']:.3f}", pseudo=f"{accuracy:.1%}")
+            accuracy, std = record.get("pseudo_label_accuracy"), record["embedding_std"]
+            pseudo = "-" if accuracy is None else f"{accuracy:.1%}"
+            self.bar.set_postfix(epoch=epoch, loss=f"{record['loss']:.3f}", pseudo=pseudo)
+            words = run.method.doubt(record)
             if std < monitor.COLLAPSED:
                 words = f"collapse in epoch {epoch}: embedding_std = {std:.1e}, spread is 1"
-                self.write({"warning": words})
-                warnings.warn(f"{words}; all images embed alike: try a lower lr, or other gamma and lam.", stacklevel=2)
+                words += "; all images embed alike: try a lower lr, or other gamma and lam."
+            if words:
+                self.write({"warning": words.partition(";")[0]})
+                warnings.warn(words, stacklevel=2)
         self.save()
         for callback in self.callbacks if parallel.rank() == 0 else ():
             callback(run, record)

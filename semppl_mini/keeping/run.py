@@ -11,7 +11,8 @@ from torch import nn
 
 from .. import relatives
 from ..config import Config
-from ..files import checkpoint, digest, label_count
+from ..data import Data
+from ..files import check_type, check_whole, checkpoint, digest, label_count, shown
 from ..method import Method
 
 HELD = {"config": dict, "data": str, "images": str, "weights": str, "classes": int, "method": dict, "optimizer": dict,
@@ -40,16 +41,27 @@ class Run:
         return len(self.history) > self.config.epochs
 
 
-def check(config: Config, data, folder, resume, **whole) -> None:
-    """ValueError for arguments of `fit` that cannot be."""
+def check_labels(config: Config, data: Data) -> None:
+    """ValueError unless the data have the labels that the config asks for."""
+    check_type("config", config, Config)
+    check_type("data", data, Data)
     n, known = len(data.train), int((data.train.labels >= 0).sum())
     if config.labels is not None and known != (asked := label_count(config.labels, n)):
         of = f"config.labels = {config.labels} asks for {asked} of {n} images"
         raise ValueError(f"{of}, but {known} have a label; give load_data the same `labels`.")
+    if None not in (config.labels, data.label_seed) and config.label_seed != data.label_seed:
+        of = f"config.label_seed = {config.label_seed}, but the data's labels were drawn by {data.label_seed}"
+        raise ValueError(f"{of}; give load_data the same `label_seed`.")
+
+
+def check(config: Config, data: Data, folder, resume, callbacks, **whole) -> None:
+    """ValueError for arguments of `fit` that cannot be."""
+    check_labels(config, data)
+    if not isinstance(callbacks, (list, tuple)) or not all(map(callable, callbacks)):
+        raise ValueError(f"callbacks = {shown(callbacks)} is no list of functions of (run, record); give [function].")
     for name, value in whole.items():
-        least = 0 if name == "workers" else 1
-        if value is not None and (type(value) is not int or value < least):
-            raise ValueError(f"{name} = {value!r} is no whole number above {least - 1}; give {least} or more.")
+        if value is not None:
+            check_whole(name, value, 0 if name == "workers" else 1)
     if folder is not None and resume is not None:
         raise ValueError(f"resume= is for runs without a folder; give fit folder={str(folder)!r} alone to go on there.")
 
@@ -159,6 +171,7 @@ def runs_dir() -> Path:
 
 def keep_encoders(every: int):
     """A callback for `fit` with a folder: writes encoder-EPOCH.pt there every so many epochs, epoch 0 included."""
+    check_whole("every", every, 1)
 
     def keep(run: Run, record: dict) -> None:
         if record["epoch"] % every == 0:

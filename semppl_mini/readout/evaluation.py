@@ -14,35 +14,55 @@ from torch import Tensor, nn
 from .. import parallel
 from ..airbench import whiten
 from ..data import Data, ImageSet
-from ..keeping import Interrupted
+from ..files import check_tensor, check_whole, shown
+from ..keeping import Interrupted, check_labels
 from ..method import encode
 from ..networks import networks
 from ..rng import INIT, generator
 from ..train import fit
 
 
+def share_right(found: Tensor, truth: Tensor) -> float | None:
+    """The share of answers (n,) that are right, of those whose true class is known (not -1); None if none is."""
+    known = truth >= 0
+    return float((found == truth)[known].float().mean()) if known.any() else None
+
+
+def known_of(bank, bank_labels, queries, query_labels) -> tuple[Tensor, Tensor]:
+    """The queries of known class (not -1), and their labels. ValueError: no features (n, dim), finite, or no labels."""
+    for name, x, labels, least in (("bank", bank, bank_labels, 0), ("queries", queries, query_labels, -1)):
+        check_tensor(name, x, None, ("n > 0", "dim" if x is bank else bank.shape[1]), (-3e38, 3e38), None)
+        check_tensor(f"labels of the {name}", labels, torch.int64, (len(x),), (least, 2**20), None)
+    known = query_labels >= 0
+    return queries[known], query_labels[known]
+
+
 @torch.no_grad()
-def knn_accuracy(bank, bank_labels, queries, query_labels, k: int = 20, temperature: float = 0.07) -> float:
+def knn_accuracy(bank, bank_labels, queries, query_labels, k: int = 20, temperature: float = 0.07) -> float | None:
     """Top-1 accuracy of the weighted k-NN (Wu et al., 2018): each of the k nearest votes with exp(cosine / T).
 
-    bank (n, dim) with labels (n,), queries (m, dim) with labels (m,). Raises ValueError if k exceeds the bank.
+    bank (n, dim) with labels (n,), queries (m, dim) with labels (m,); -1 does not count. ValueError: bad input.
     """
-    if not 1 <= k <= len(bank):
+    queries, query_labels = known_of(bank, bank_labels, queries, query_labels)
+    if not isinstance(k, int) or not 1 <= k <= len(bank):
         raise ValueError(f"k = {k} neighbours asked of a bank of {len(bank)}; choose k between 1 and its size.")
+    if not isinstance(temperature, (int, float)) or not temperature >= 0.0125:  # below, exp is infinite
+        raise ValueError(f"temperature = {shown(temperature)} is no number of 0.0125 or more; give 0.07, say.")
     bank, classes, right = F.normalize(bank.float(), dim=1), int(bank_labels.max()) + 1, 0
     for part, labels in zip(F.normalize(queries.float(), dim=1).split(500), query_labels.split(500), strict=True):
         cosine, index = (part @ bank.T).topk(k)  # (m, k)
         score = bank.new_zeros(len(part), classes).scatter_add(1, bank_labels[index], (cosine / temperature).exp())
         right += int((score.argmax(1) == labels).sum())
-    return right / len(queries)
+    return right / len(queries) if len(queries) else None
 
 
 GRID = (0.001, 0.01, 0.1, 1.0)  # C of the linear probe
 
 
-def linear_probe(features, labels, test_features, test_labels, grid: tuple = GRID) -> float:
-    """Top-1 accuracy of logistic regression on standardised frozen features (n, dim), labels (n,); C as `fit_probe`."""
-    return float(fit_probe(features, labels, grid).score(test_features, test_labels))
+def linear_probe(features, labels, test_features, test_labels, grid: tuple = GRID) -> float | None:
+    """Top-1 accuracy of logistic regression on standardised frozen features, as `knn_accuracy`; C as `fit_probe`."""
+    asked, truth = known_of(features, labels, test_features, test_labels)
+    return float(fit_probe(features, labels, grid).score(asked, truth)) if len(truth) else None
 
 
 def fit_probe(features: Tensor, labels: Tensor, grid: tuple = GRID, most: int = 5000):
@@ -75,8 +95,7 @@ def tuning(config, data: Data, steps: int, lr: float = 0.1):
     ImageNet, were worse on validation images; notebooks/results/tuning]. ValueError: no step, or labels of one class.
     """
     images = len(labelled_images(data))
-    if steps < 1:
-        raise ValueError(f"steps = {steps} trains nothing; give 1 or more.")
+    check_whole("steps", steps, 1)
     B = min(128, images) // parallel.size() * parallel.size()  # every process takes its share
     return config.replace(
         method="finetune", labels=None, labelled_share=None, oracle=False, large_views=1, small_views=0,
@@ -110,9 +129,9 @@ def labelled_images(data: Data) -> ImageSet:
     return bank
 
 
-def classifier_accuracy(model: nn.Sequential, images: ImageSet, config) -> float:
-    """Top-1 accuracy of a classifier on whole images."""
-    return float((encode(model, images, config).argmax(1) == images.truth).float().mean())
+def classifier_accuracy(model: nn.Sequential, images: ImageSet, config) -> float | None:
+    """Top-1 accuracy of a classifier on whole images of known class; None if there is none."""
+    return share_right(encode(model, images, config).argmax(1), images.truth)
 
 
 def untrained_encoder(config, data: Data) -> nn.Module:
@@ -122,33 +141,42 @@ def untrained_encoder(config, data: Data) -> nn.Module:
     return encoder.to(parallel.device_of(config))
 
 
-def raw_pixel_accuracy(data: Data, split: str = "test", k: int = 1) -> float:
-    """k-NN on raw pixels, with the labelled training images as the bank."""
-    bank, asked = labelled_images(data), getattr(data, split)
+def part_of(data: Data, split: str) -> ImageSet:
+    """The images of a split; ValueError if there is no such split, or nothing in it."""
+    if split not in ("train", "val", "test"):
+        raise ValueError(f"split = {split!r} is unknown; give train, val or test.")
+    if not len(asked := getattr(data, split)):
+        raise ValueError(f"There are no {split} images to evaluate on; give another split, or add them to the data.")
+    return asked
+
+
+def raw_pixel_accuracy(data: Data, split: str = "test", k: int = 1) -> float | None:
+    """k-NN on raw pixels, with the labelled training images as the bank; None if no class of the split is known."""
+    bank, asked = labelled_images(data), part_of(data, split)
+    k = min(check_whole("k", k, 1), len(bank))
     x, q = (s.images.flatten(1).float() / 255 for s in (bank, asked))
     nearest = torch.cat([torch.cdist(part, x).topk(k, largest=False).indices for part in q.split(500)])
-    return float((bank.labels[nearest].mode(1).values == asked.truth).float().mean())
+    return share_right(bank.labels[nearest].mode(1).values, asked.truth)
 
 
 def evaluate(encoder: nn.Module, config, data: Data, split="test", tune_steps: int = 0, all_labels=False) -> dict:
     """Read-outs of a frozen encoder on a split, as shares: {"knn20", "knn200", "linear", ...}.
 
     few_label is another name of linear; fine_tuned: all weights, for `tune_steps` steps. With all_labels, knn20_all ...
-    use the true class of every training image: a yardstick for the features, not a few-label result. ValueError: an
-    unknown or empty split, labels of one class.
+    use the true class of every training image: a yardstick, no few-label result. None: no class of the split is known.
+    ValueError: an unknown or empty split, labels of one class, or not those of the config.
     """
-    if split not in ("train", "val", "test"):
-        raise ValueError(f"split = {split!r} is unknown; give train, val or test.")
-    bank, asked = labelled_images(data), getattr(data, split)
-    if not len(asked):
-        raise ValueError(f"There are no {split} images to evaluate on; give another split, or add them to the data.")
+    bank, asked = labelled_images(data), part_of(data, split)
+    check_labels(config, data)
+    check_whole("tune_steps", tune_steps, 0)
     x, q = (encode(encoder, s, config) for s in (bank, asked))
     result = {"split": split, "bank": len(bank), **frozen(x, bank.labels, q, asked.truth)}
     result["few_label"] = result["linear"]
     if tune_steps:
         result["fine_tuned"] = classifier_accuracy(fine_tune(encoder, config, data, tune_steps), asked, config)
     if all_labels:
-        every = frozen(encode(encoder, data.train, config), data.train.truth, q, asked.truth)
+        known = data.train.take((data.train.truth >= 0).nonzero().squeeze(1))
+        every = frozen(encode(encoder, known, config), known.truth, q, asked.truth)
         result |= {f"{name}_all": share for name, share in every.items()}
     return result
 

@@ -2,8 +2,10 @@
 
 import torch
 
+from ..files import check_tensor
 from ..positives import draw_positives
 from ..rng import EVALUATION, generator
+from ..semppl import SemPPL
 from ..views import apply_view, draw_view, normalise
 from ..votes import neighbours
 
@@ -16,8 +18,11 @@ def inspect(method, images, seed: int = 0) -> dict:
     too; "agreement" (n,), the share of votes for y_bar; the k nearest queue entries behind each vote:
     "neighbour_ids", "neighbour_labels", "cosine" (n, A * A, k); semantic positives "positive_ids" (n, R), "valid" (n,).
     """
+    if not isinstance(method, SemPPL):
+        raise ValueError(f"inspect shows the votes of SemPPL; {type(method).__name__} has none: give a run's SemPPL.")
     config, queue, weight, was = method.config, method.queue, next(method.parameters()), method.training
-    pixels, views, o = images.whole(torch.arange(len(images)), config.large_size), [], []  # uint8 (n, 3, H, W)
+    pixels, views, o = images.whole(torch.arange(len(images)), config.large_size), [], []
+    check_tensor("images", pixels, torch.uint8, ("n", 3, "H", "W"))
     rng = generator(seed, 0, EVALUATION)
     draws = [draw_view(config, j, len(pixels), rng, *pixels.shape[2:]) for j in range(config.large_views)]
     method.eval()

@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional as tv
 from ..data import Data, pick
 from ..method import encode
 from ..rng import EVALUATION, generator
-from .evaluation import fit_probe, labelled_images, standardised
+from .evaluation import fit_probe, labelled_images, part_of, standardised
 
 
 class Pixels(nn.Flatten):
@@ -168,8 +168,10 @@ def robustness(encoder: nn.Module, config, probe, images: Tensor, truth: Tensor)
 
 
 def measure(encoder: nn.Module, config, data: Data, split: str = "test", shots=(1, 5, 20), n: int = 2000) -> dict:
-    """All of the above on a split: clustering, few shots, retrieval, copies; n images clean and corrupted."""
-    bank, asked = labelled_images(data), getattr(data, split)
+    """All of the above on a split's images of known class, 1 or more: clustering, ...; n images clean and corrupted."""
+    bank, asked = labelled_images(data), part_of(data, split)
+    if not len(asked := asked.take((asked.truth >= 0).nonzero().squeeze(1))):
+        raise ValueError(f"No {split} image has a known class; give another split, or their classes as truth.")
     x, q = (encode(encoder, s, config) for s in (bank, asked))
     probe, some, least = fit_probe(x, bank.labels), spread(len(asked), n), int(bank.labels.bincount().min())
     return {

@@ -31,6 +31,8 @@ from ..networks import networks
 from ..rng import INIT, PARTITION, generator
 from .ifnd import different_views, embed_together
 
+FEW, UNSURE = 0.05, 0.98  # parts of the prototypes and of log N_B at which a run is warned of [ours]
+
 
 class Draws(NamedTuple):
     blocks: Tensor  # of prototypes, (N_P, N_B)
@@ -142,3 +144,13 @@ class CARP(Method):
         used = torch.zeros_like(usage).index_fill(0, chosen.flatten(), 1.0).sum()  # some image's first choice
         K, most = (torch.tensor(n) for n in (len(usage), min(len(usage), chosen.numel())))  # as many as can be chosen
         return {"prototype_usage": (perplexity, K), "prototypes_chosen": (used, most)}
+
+    def doubt(self, record: dict) -> str:
+        """Few prototypes are in use; or, at the end, the loss is that of choices that are all even, or all the same."""
+        used, loss, even = record["prototypes_chosen"], record["loss"], math.log(self.config.block)
+        if used < FEW:
+            words = f"collapse of prototypes in epoch {record['epoch']}: a step chooses {used:.1%} of those it could"
+            return f"{words}; nearly all images choose alike: try a smaller block, or a lower lr."
+        words = f"after the last epoch loss = {loss:.3f}, and of even choices, log(block), it is {even:.3f}"
+        learnt = record["epoch"] < self.config.epochs or loss < UNSURE * even
+        return "" if learnt else f"{words}; nothing is learned: try more epochs, or another lr."

@@ -211,9 +211,10 @@ class IFND(Method):
         return F.normalize(encode(nn.Sequential(part["encoder"], part["projector"]), images, self.config, batch), dim=1)
 
     def count(self, seen: dict, batch: Batch, truth_of: Tensor) -> dict:
-        """Sums over all processes and, but for the first, all levels; classes are true ones."""
-        other, fn, accepted = ~seen["own"], seen["fn"], seen["accepted"]  # (B, N), (M, B, N), (M, B)
-        same = other & (truth_of[seen["ids"]][:, None] == truth_of[seen["candidate_ids"].clamp(min=0)])
+        """Sums over all processes and, but for the first, all levels; pairs are those of known true classes."""
+        mine, theirs = truth_of[seen["ids"]][:, None], truth_of[seen["candidate_ids"].clamp(min=0)]  # (B, 1), (N,)
+        other, accepted = ~seen["own"] & (mine >= 0) & (theirs >= 0), seen["accepted"]  # (B, N), (M, B)
+        same, fn = other & (mine == theirs), other & seen["fn"]  # (B, N), (M, B, N)
         left, found = other & ~fn, (fn & same).sum()
         counts = {
             "false_negatives_before": (same.sum(), other.sum()),  # of the image's class, before any is found

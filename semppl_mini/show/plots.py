@@ -125,11 +125,14 @@ def live():
 
 def umap_of(features, seed: int = 0) -> np.ndarray:
     """UMAP (McInnes et al., 2018; cosine) of features (n, dim) -> (n, 2). ImportError without umap-learn."""
+    x = np.asarray(features)
+    if x.ndim != 2 or len(x) < 4 or not np.isfinite(x).all():
+        raise ValueError(f"UMAP cannot map features of shape {x.shape}; give (n, dim) of 4 images or more, all finite.")
     try:
         from umap import UMAP
     except ImportError as error:
         raise ImportError("UMAP figures need umap-learn: `pip install umap-learn` adds it.") from error
-    return UMAP(metric="cosine", random_state=seed, n_jobs=1).fit_transform(np.asarray(features))
+    return UMAP(metric="cosine", random_state=seed, n_jobs=1).fit_transform(x)
 
 
 @figure
@@ -137,12 +140,12 @@ def umap_panels(panels: list[tuple], classes: list[str]):
     """A panel each (title, xy (n, 2), labels (n,) or None, wrong (n,) or None: crosses; without labels, vermilion)."""
     fig, axes = grid(len(panels), 3, 3.2, 3.3)
     for ax, (title, xy, labels, wrong) in zip(axes, panels, strict=True):
-        xy, y = np.asarray(xy), np.asarray([] if labels is None else labels, int)
-        ax.scatter(*xy.T, s=7, c=np.array(CLASSES)[y % len(CLASSES)] if len(y) else "#bbbbbb", lw=0)
+        xy, y = np.asarray(xy), np.asarray(-np.ones(len(xy)) if labels is None else labels, int)
+        ax.scatter(*xy.T, s=7, c=np.where(y < 0, "#bbbbbb", np.array(CLASSES)[y % len(CLASSES)]), lw=0)
         if wrong is not None:
-            look = dict(s=14, c="black", marker="x", lw=0.7) if len(y) else dict(s=7, c=COLOUR[False], lw=0)
+            look = dict(s=14, c="black", marker="x", lw=0.7) if labels is not None else dict(s=7, c=COLOUR[False], lw=0)
             ax.scatter(*xy[np.asarray(wrong)].T, **look)
-        for c in np.unique(y) if max(map(len, classes)) <= 3 else []:
+        for c in np.unique(y[y >= 0]) if max(map(len, classes)) <= 3 else []:
             own, edge = xy[y == c], [withStroke(linewidth=3, foreground="white")]
             if own.std(0).mean() < 0.6 * xy.std(0).mean():
                 ax.text(*np.median(own, 0), classes[c], weight="bold", zorder=4, path_effects=edge, **CENTRED)
@@ -155,9 +158,9 @@ def umap_panels(panels: list[tuple], classes: list[str]):
 
 @figure
 def confusion(truth, y_bar, classes: list[str]):
-    """Pseudo-labels y_bar (n,) against true classes (n,), percent of each class; -1 (no vote) is left out."""
-    truth, y_bar = (np.asarray(x)[np.asarray(y_bar) >= 0] for x in (truth, y_bar))
-    C, right = len(classes), (truth == y_bar).mean()
+    """Pseudo-labels y_bar (n,) against true classes (n,), percent of each class; -1 (no vote, unknown) is left out."""
+    truth, y_bar = (both := np.stack([truth, y_bar]))[:, both.min(0) >= 0]
+    C, right = len(classes), (truth == y_bar).sum() / max(len(truth), 1)
     count = np.bincount(truth * C + y_bar, minlength=C * C).reshape(C, C)
     share = 100 * count / count.sum(1, keepdims=True).clip(1)
     fig, (ax,) = grid(1, 1, 0.46 * C + 1.2, 0.4 * C + 1)
@@ -194,6 +197,8 @@ def dot_panels(panels: dict[str, dict[str, list]]):
     fig, axes = grid(len(panels), 4, 2.8, 0.27 * len(names) + 1, sharey=True)
     for ax, (title, results) in zip(axes, panels.items(), strict=True):
         for name, shares in results.items():
+            if not (shares := [share for share in shares if share is not None]):
+                continue
             y, mean = names.index(name), np.mean(shares)
             ax.vlines(mean, y - 0.3, y + 0.3, LINES[0], lw=2)
             ax.plot(shares, [y] * len(shares), "o", ms=4, color=LINES[0], mfc="white", clip_on=False)
@@ -237,7 +242,8 @@ def _evidence(axes, report: dict, i: int, data, truth: int, near: int) -> None:
     ids += [-1] * (near - len(ids)) + (report["positive_ids"][i].tolist() if report["valid"][i] else [])
     for ax, id_ in zip(axes, ids, strict=False):
         for n in (data.train.ids == id_).nonzero()[:, 0]:  # one, or none for -1: the place stays blank
-            _show(ax, data.train.images[n], data.classes[data.train.truth[n]], bool(data.train.truth[n] == truth))
+            own = int(data.train.truth[n])
+            _show(ax, data.train.images[n], [*data.classes, "?"][own], own == truth if min(own, truth) >= 0 else None)
 
 
 @figure
@@ -248,15 +254,15 @@ def vote_panel(images, report: dict, i: int, data):
     """
     names, truth, y_bar = [*data.classes, "none"], int(images.truth[i]), int(report["y_bar"][i])
     L, R = round(report["votes"].shape[1] ** 0.5), report["positive_ids"].shape[1]
-    votes = report["votes"][i].view(L, L).numpy()
+    votes, cmap = report["votes"][i].view(L, L).numpy(), "RdBu" if truth >= 0 else "Greys"
     left, right = canvas(9, 2.5).subfigures(1, 2, width_ratios=(1, 2.9))
     ax, (top, bottom) = left.subplots(), _tiles(right, 2, 5 + R)
-    ax.imshow(votes == truth, cmap="RdBu", vmin=-3, vmax=4, extent=(0.5, L + 0.5, L + 0.5, 0.5), zorder=1)
+    ax.imshow(votes == truth, cmap=cmap, vmin=-3, vmax=4, extent=(0.5, L + 0.5, L + 0.5, 0.5), zorder=1)
     for (j, a), label in np.ndenumerate(votes):
-        ax.text(a + 1, j + 1, names[label][:5], color=COLOUR[bool(label == truth)], **CENTRED)
+        ax.text(a + 1, j + 1, names[label][:5], color=COLOUR[bool(label == truth) if truth >= 0 else None], **CENTRED)
     ax.set(xlabel="queue", ylabel="view", xticks=range(1, L + 1), yticks=range(1, L + 1))
-    title = f"true {names[truth]}, voted {names[y_bar]} ({(votes == y_bar).sum()} of {L * L})"
-    left.suptitle(title, color=COLOUR[y_bar == truth], size=9)
+    title = f"true {[*data.classes, 'unknown'][truth]}, voted {names[y_bar]} ({(votes == y_bar).sum()} of {L * L})"
+    left.suptitle(title, color=COLOUR[y_bar == truth if truth >= 0 else None], size=9)
     for j, ax in enumerate(top[: 1 + len(report["views"])]):
         _show(ax, report["views"][j - 1, i] if j else images.images[i], f"view {j}" if j else "image")
     _evidence(bottom, report, i, data, truth, 5)
@@ -269,12 +275,12 @@ def vote_panel(images, report: dict, i: int, data):
 def gallery(data, report: dict, rows: int, images):
     """A row each: images voted right, then wrong, high agreement first; 3 nearest queue images; semantic positives."""
     width, names = 4 + report["positive_ids"].shape[1], [*data.classes, "none"]
-    fig = canvas(0.93 * width, 2.1 * rows + 1)
+    fig, known = canvas(0.93 * width, 2.1 * rows + 1), images.truth >= 0
     for part, good in zip(fig.subfigures(2, 1), (True, False), strict=True):
-        found = ((report["y_bar"] == images.truth) == good).nonzero()[:, 0]
+        found = (known & ((report["y_bar"] == images.truth) == good)).nonzero()[:, 0]
         found = found[report["agreement"][found].argsort(descending=True, stable=True)]
         chosen = found[np.linspace(0, len(found) - 1, min(rows, len(found))).astype(int)].tolist()
-        part.suptitle(f"{'right' if good else 'wrong'}: {len(found):,} of {len(images):,}", color=COLOUR[good])
+        part.suptitle(f"{'right' if good else 'wrong'}: {len(found):,} of {known.sum():,}", color=COLOUR[good])
         tiles = _tiles(part, rows, width)
         for axes, i in zip(tiles, chosen, strict=False):
             _show(axes[0], images.images[i], f"{names[report['y_bar'][i]]}?")

@@ -12,8 +12,8 @@ SHOWN = {"auto_display": True}  # the figure that a slider's function returns
 
 def vote_explorer(images, report: dict, data):
     """A slider over images, each a `vote_panel`. Still: the first image voted right and the first voted wrong."""
-    right = report["y_bar"] == images.truth
-    for i in (*right.nonzero()[:1, 0], *(~right).nonzero()[:1, 0]):
+    right, known = report["y_bar"] == images.truth, images.truth >= 0
+    for i in (*(right & known).nonzero()[:1, 0], *(~right & known).nonzero()[:1, 0]):
         display(vote_panel(images, report, int(i), data))
     slider = IntSlider(0, 0, len(images) - 1, continuous_update=False)
     return interactive(lambda image: vote_panel(images, report, image, data), SHOWN, image=slider)
@@ -45,6 +45,7 @@ def knn_votes(cosine: Tensor, labels: Tensor, ks: list[int], num_classes: int) -
 
 def k_explorer(cosine: Tensor, labels: Tensor, truth: Tensor, classes: list[str], ks=(1, 3, 10, 30, 100)):
     """k and the vote: cosine (n, Q), labels (Q,), truth (n,). Still: the middle k, where the smallest gets it wrong."""
+    cosine, truth = cosine[truth >= 0], truth[truth >= 0]  # of known class
     votes, middle = knn_votes(cosine, labels, list(ks), len(classes)), ks[len(ks) // 2]
     accuracy = {k: float((vote == truth).float().mean()) for k, vote in votes.items()}
 

@@ -8,7 +8,7 @@ import torch
 from checks import CLASSES, parts, tiny
 
 from semppl_mini import fit, load_data
-from semppl_mini.data import ImageSet, hide_labels, pick
+from semppl_mini.data import Data, ImageSet, hide_labels, pick
 from semppl_mini.files import colour_digits, data_dir, read_pack, write_pack
 from semppl_mini.rng import LABELS, generator
 
@@ -251,6 +251,25 @@ def test_ids_lead_back_to_the_original_images(pack):
         assert np.array_equal(split.truth.numpy(), original[1][split.ids])
     row = data.train.take(torch.tensor([5, 2, 5]))
     assert row.ids.tolist() == data.train.ids[[5, 2, 5]].tolist() and torch.equal(row.images[0], row.images[2])
+
+
+# ---- by hand
+
+
+def test_a_set_taken_from_another_is_of_its_kind():
+    class Own(ImageSet):
+        pass
+
+    data = load_data("digits", labels=50, label_seed=3)
+    own = Own(**vars(data.train)).take(torch.arange(5)).labelled()
+    assert type(own) is Own and own.masks is not None and data.label_seed == 3
+    assert Own(**vars(data.train) | {"masks": None}).take(torch.arange(5)).masks is None
+
+
+def test_a_set_made_by_hand_may_know_nothing_of_unlabelled_images():
+    images, none = torch.zeros(6, 3, 8, 8, dtype=torch.uint8), torch.full((6,), -1)
+    train = ImageSet(images, none, torch.arange(6), none)
+    assert len(Data("mine", "drawn by hand", ["a"], train, train.take(torch.arange(0)), train).val) == 0
 
 
 # ---- packs

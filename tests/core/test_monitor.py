@@ -28,7 +28,7 @@ def step(seed, device, empty=False):
 
 
 def tally(seen, labels, truth):
-    """The five measures as lists of single answers, image by image."""
+    """The five measures as lists of single answers, image by image; unknown classes (-1) give none."""
     names = "pseudo_label_accuracy", "coverage", "vote_agreement", "purity", "false_negatives"
     seen, lists = {name: x.tolist() for name, x in seen.items()}, {name: [] for name in names}
     for m, (y, c) in enumerate(zip(labels.tolist(), truth.tolist(), strict=True)):
@@ -36,19 +36,21 @@ def tally(seen, labels, truth):
         if y < 0:
             lists["coverage"].append(voted >= 0)
         if y < 0 and voted >= 0:
-            lists["pseudo_label_accuracy"].append(voted == c)
+            lists["pseudo_label_accuracy"] += [voted == c] if c >= 0 else []
             lists["vote_agreement"].append(sum(v == voted for v in seen["votes"][m]) / 9)
-        if seen["valid"][m]:
+        if seen["valid"][m] and c >= 0:
             lists["purity"] += [z == c for z in seen["z_labels"][m]]
         drawn = zip(seen["negatives"][m], seen["own"][m], strict=True)
-        lists["false_negatives"] += [truth.tolist()[n] == c for n, own in drawn if not own]
+        lists["false_negatives"] += [truth.tolist()[n] == c for n, own in drawn if not own and min(c, truth[n]) >= 0]
     return lists
 
 
-def test_counts_over_two_steps_equal_a_loop(device):
+@pytest.mark.parametrize("unknown", [0, 5])
+def test_counts_over_two_steps_equal_a_loop(unknown, device):
     counts, lists = [], {}
     for seed in (0, 10):
         given = step(seed, device)
+        given[2][3 : 3 + unknown] = -1
         counts.append(monitor.count(*given))
         for name, answers in tally(*given).items():
             lists[name] = lists.get(name, []) + answers

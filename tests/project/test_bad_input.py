@@ -27,8 +27,9 @@ import semppl_mini as s
 from semppl_mini.batches import epoch_order
 from semppl_mini.data import hide_labels
 from semppl_mini.files import check_parameters, checkpoint, read_pack, write_pack
+from semppl_mini.keeping import class_of, keep_encoders
 from semppl_mini.keeping.command import override
-from semppl_mini.readout import evaluate, fine_tune, raw_pixel_accuracy, supervised
+from semppl_mini.readout import evaluate, fine_tune, inspect, raw_pixel_accuracy, supervised
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -73,6 +74,9 @@ CONFIG = [
     ("a batch of one", config(batch_size=1), "batch_size = 1 lies outside [2, 1048576]; give a value"),
     ("a negative seed", config(seed=-1), "seed = -1 lies outside [0,"),
     ("a seed of 100 digits", config(label_seed=10**99), "lies outside [0, 9223372036854775807]; give a value"),
+    ("a rate of 400 digits", config(lr=10**400), "lr = 1000000000000000000000000000000000000000... lies outside [0, 1000000.0]"),
+    ("a share of nothing", config(labelled_share=0.0), "labelled_share = 0.0 must be more than 0; give a positive number"),
+    ("nothing for a dict", lambda f: s.Config.from_dict(None), "fields = None is a NoneType; give dict"),
     ("fewer than no positives", config(semantic_positives=-1), "semantic_positives = -1 lies outside [0, 1000]"),
     ("a stem that stands still", config(stem_stride=0), "stem_stride = 0 lies outside [1, 4]"),
     ("networks too narrow", config(width=4), "width = 4 lies outside [8, 4096]"),
@@ -163,6 +167,53 @@ def bits_flipped(blob):
     return blob[:at] + bytes([blob[at] ^ 1]) + blob[at + 1 :]
 
 
+def made(split="train", **fields):
+    """The tiny data with other fields in a split, each a function of what was there."""
+    def act(folder):
+        data, old = tiny_data(), getattr(tiny_data(), split)
+        changes = {name: change(getattr(old, name)) for name, change in fields.items()}
+        return dataclasses.replace(data, **{split: dataclasses.replace(old, **changes)})
+
+    return act
+
+
+def renamed(**fields):
+    return lambda folder: dataclasses.replace(tiny_data(), **fields)
+
+
+MADE = [  # by hand
+    ("fractions for pixels", made(images=lambda x: x / 255), "train.images is torch.float32 (64, 3, 32, 32) on cpu; give torch.uint8 (64, 3, H, W)"),
+    ("int64 pixels", made(images=lambda x: x.long()), "train.images is torch.int64 (64, 3, 32, 32) on cpu; give torch.uint8"),
+    ("one colour", made("test", images=lambda x: x[:, :1]), "test.images is torch.uint8 (30, 1, 32, 32) on cpu; give torch.uint8 (30, 3, H, W)"),
+    ("four colours", made(images=lambda x: torch.cat([x, x[:, :1]], 1)), "train.images is torch.uint8 (64, 4, 32, 32) on cpu"),
+    ("colours last", made("val", images=lambda x: x.permute(0, 2, 3, 1)), "val.images is torch.uint8 (30, 32, 32, 3) on cpu"),
+    ("no pixels", made(images=lambda x: x[..., :0]), "train.images is torch.uint8 (64, 3, 32, 0) on cpu; give"),
+    ("an image too few", made(images=lambda x: x[1:]), "train.images is torch.uint8 (63, 3, 32, 32) on cpu; give torch.uint8 (64, 3, H, W)"),
+    ("pixels elsewhere", made(images=lambda x: x.to("meta")), "train.images is torch.uint8 (64, 3, 32, 32) on meta; give"),
+    ("an array for pixels", made(images=lambda x: x.numpy()), "train.images is a ndarray; give torch.uint8 (64, 3, H, W) on the CPU"),
+    ("a class nobody has", made(labels=lambda x: x.clone().fill_(99)), "train.labels of 10 classes goes from 99 to 99; give -1 to 9"),
+    ("a label of -2", made(labels=lambda x: x - 1), "train.labels of 10 classes goes from -2 to 8; give -1 to 9"),
+    ("a true class of 10", made("test", truth=lambda x: x.clone().fill_(10)), "test.truth of 10 classes goes from 10 to 10; give -1 to 9"),
+    ("int32 labels", made(labels=lambda x: x.int()), "train.labels of 10 classes is torch.int32 (64,) on cpu; give torch.int64 (64)"),
+    ("labels in a column", made(labels=lambda x: x[:, None]), "train.labels of 10 classes is torch.int64 (64, 1) on cpu; give"),
+    ("a list of labels", made(labels=lambda x: x.tolist()), "train.labels of 10 classes is a list; give torch.int64 (64)"),
+    ("a hand-made label too few", made(labels=lambda x: x[1:]), "train.labels of 10 classes is torch.int64 (63,) on cpu; give torch.int64 (64)"),
+    ("no truth", made(truth=lambda x: None), "train.truth of 10 classes is a NoneType; give torch.int64 (64) on the CPU"),
+    ("one id for all", made(ids=lambda x: x * 0), "train.ids has 63 that come again; give each image its own, as torch.arange(n)"),
+    ("a negative id", made(ids=lambda x: x - 1 - x.min()), "train.ids goes from -1 to"),
+    ("an id of 2 ** 45", made(ids=lambda x: x + 2**45), "give 0 to 2.68435e+08"),
+    ("ids that are no numbers", made(ids=lambda x: x.float()), "train.ids is torch.float32 (64,) on cpu; give torch.int64 (n > 0)"),
+    ("hand-made masks of 255", made(masks=lambda x: x * 255), "train.masks goes from 0 to 255; give 0 to 1"),
+    ("masks of yes and no", made(masks=lambda x: x > 0), "train.masks is torch.bool (64, 1, 32, 32) on cpu; give torch.uint8"),
+    ("masks of another size", made(masks=lambda x: x[..., 1:]), "train.masks is torch.uint8 (64, 1, 32, 31) on cpu; give torch.uint8 (64, 1, 32, 32)"),
+    ("no classes", renamed(classes=[]), "classes = [] is no list of different names; give a name for each class"),
+    ("numbers for class names", renamed(classes=list(range(10))), "classes = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9] is no list of different"),
+    ("a class name twice", renamed(classes=["a"] * 10), "is no list of different names; give a name for each class"),
+    ("a set that is none", renamed(val=None), "val = None is no image set; give an ImageSet, perhaps of 0 images"),
+    ("nothing to train on", renamed(train=tiny_data().train.take(torch.arange(0))), "train.ids is torch.int64 (0,) on cpu; give torch.int64 (n > 0)"),
+    ("a number for a provenance", renamed(provenance=3), "provenance = 3 is a int; give str"),
+]  # fmt: skip
+
 AGAIN = "make it again with data/prepare.py"
 DATA = [
     ("a pack that is not there", lambda f: s.load_data(f / "none.npz"), "There is no data pack"),
@@ -194,6 +245,8 @@ DATA = [
      lambda f: hide_labels(s.load_data(pack_of(f, rare)).train, 5, 0, 3), "leaves a class without; give 3 or fewer"),
     ("all images held out", load(val=60), "val = 60 images cannot be held out of 60; give 0 to 59"),
     ("a negative val", load(val=-1), "val = -1 images cannot be held out of 60; give 0 to 59"),
+    ("a word for val", load(val="3"), "val = '3' images cannot be held out of 60; give 0 to 59"),
+    ("a word for a label seed", load(labels=6, label_seed="x"), "label_seed = 'x' is no whole number above -1; give 0 or more"),
     ("a class all held out", load(val=59), "leaves no training image of class"),
 ]  # fmt: skip
 
@@ -326,6 +379,11 @@ def fit(config=None, data=None, **more):
     return lambda folder: s.fit(config or tiny(epochs=1), data or tiny_data(), progress=False, **more)
 
 
+def knn(**changes):
+    given = dict(bank=torch.eye(3), bank_labels=torch.arange(3), queries=torch.eye(3), query_labels=torch.arange(3), k=1)
+    return lambda folder: s.knn_accuracy(**(given | changes))
+
+
 UNLABELLED = with_train(tiny_data(), labels=torch.full((64,), -1))
 RUNS = [
     ("a run that is not there", lambda f: s.load_run(f / "none"), "no checkpoint in"),
@@ -355,8 +413,43 @@ RUNS = [
     ("an evaluation without labels", lambda f: evaluate(None, tiny(), UNLABELLED), "labelled images are of 0 class; load"),
     ("an unknown split", lambda f: evaluate(None, tiny(), tiny_data(), "all"), "split = 'all' is unknown; give train, val"),
     ("pixels without labels", lambda f: raw_pixel_accuracy(UNLABELLED), "labelled images are of 0 class; load the data"),
-    ("training of no step", lambda f: supervised(tiny(), tiny_data(), 0), "steps = 0 trains nothing; give 1 or more"),
+    ("training of no step", lambda f: supervised(tiny(), tiny_data(), 0), "steps = 0 is no whole number above 0; give 1 or"),
     ("tuning of no label", lambda f: fine_tune(None, tiny(), UNLABELLED, 1, 0.1), "labelled images are of 0 class"),
+    ("a dict for a config", fit({"epochs": 1}), "config = {'epochs': 1} is a dict; give Config"),
+    ("a set for the data", fit(data=tiny_data().train), "is a ImageSet; give Data"),
+    ("a callback that cannot be called", fit(callbacks=[3]), "callbacks = [3] is no list of functions of (run, record); give"),
+    ("a function for callbacks", fit(callbacks=print), "callbacks = <built-in function print> is no list of functions"),
+    ("labels of another seed", lambda f: fit(data=dataclasses.replace(tiny_data(), label_seed=5))(f), "config.label_seed = 0, but the data's labels "
+     "were drawn by 5; give load_data the same `label_seed`"),
+    ("an evaluation of other labels", lambda f: evaluate(None, tiny(labels=30), tiny_data()), "asks for 30 of 64 images, but 20 have"),
+    ("half a step of tuning", lambda f: evaluate(None, tiny(), tiny_data(), tune_steps=1.5), "tune_steps = 1.5 is no whole number"),
+    ("an encoding by none at a time", lambda f: s.method.encode(torch.nn.Linear(1, 1), tiny_data().test, tiny(), 0), "batch = 0 is no whole"),
+    ("an encoding of int64", lambda f: s.method.encode(torch.nn.Linear(1, 1), tiny_data().test.images.long(), tiny()),
+     "images is torch.int64 (30, 3, 32, 32) on cpu; give torch.uint8 (n, 3, H, W)"),
+    ("an encoding of fractions of 255", lambda f: s.method.encode(torch.nn.Linear(1, 1), tiny_data().test.images.float(), tiny()),
+     "images goes from 1 to 254; give -0.001 to 1.001"),
+    ("an encoding of an array", lambda f: s.method.encode(torch.nn.Linear(1, 1), tiny_data().test.images.numpy(), tiny()),
+     "images is a ndarray; give torch.uint8 (n, 3, H, W)"),
+    ("no encoder kept", lambda f: keep_encoders(0), "every = 0 is no whole number above 0; give 1 or more"),
+    ("the votes of CARP", lambda f: inspect(class_of(c := tiny(method="carp", block=8, prototypes=8))(c, 10), tiny_data().test),
+     "inspect shows the votes of SemPPL; CARP has none"),
+    ("a map of three images", lambda f: s.plots.umap_of(torch.rand(3, 8)), "shape (3, 8); give (n, dim) of 4 images or more"),
+    ("pixels of no split", lambda f: raw_pixel_accuracy(tiny_data(), "all"), "split = 'all' is unknown; give train, val or"),
+    ("pixels by no neighbour", lambda f: raw_pixel_accuracy(tiny_data(), k=0), "k = 0 is no whole number above 0"),
+    *((f"k-NN, {name}", knn(**given), words) for name, given, words in (
+        ("labels in a column", dict(query_labels=torch.arange(3)[:, None]), "labels of the queries is torch.int64 (3, 1) on cpu; give"),
+        ("one label for all", dict(query_labels=torch.tensor(1)), "labels of the queries is torch.int64 () on cpu; give torch.int64 (3)"),
+        ("labels for more", dict(bank_labels=torch.arange(4)), "labels of the bank is torch.int64 (4,) on cpu; give torch.int64 (3)"),
+        ("a bank without labels", dict(bank_labels=torch.arange(3) - 1), "labels of the bank goes from -1 to 1; give 0 to"),
+        ("nan", dict(queries=torch.eye(3) * float("nan")), "queries goes from nan to nan; give -3e+38 to 3e+38"),
+        ("another width", dict(queries=torch.ones(3, 4)), "queries is torch.float32 (3, 4) on cpu; give numbers (n > 0, 3)"),
+        ("no queries", dict(queries=torch.ones(0, 3), query_labels=torch.arange(0)), "queries is torch.float32 (0, 3) on cpu"),
+        ("half a neighbour", dict(k=1.5), "k = 1.5 neighbours asked of a bank of 3"),
+        ("no warmth", dict(temperature=0), "temperature = 0 is no number of 0.0125 or more; give 0.07"),
+        ("frost", dict(temperature=-1.0), "temperature = -1.0 is no number of 0.0125 or more; give 0.07"),
+        ("a temperature that is nan", dict(temperature=float("nan")), "temperature = nan is no number of 0.0125 or more"))),
+    ("a probe of nan", lambda f: s.linear_probe(torch.eye(3) * float("nan"), torch.arange(3), torch.eye(3), torch.arange(3)),
+     "bank goes from nan to nan; give -3e+38 to 3e+38"),
     ("too many neighbours", lambda f: s.knn_accuracy(torch.eye(3), torch.arange(3), torch.eye(3), torch.arange(3), k=4),
      "k = 4 neighbours asked of a bank of 3; choose k between 1 and its size"),
 ]  # fmt: skip
@@ -431,7 +524,7 @@ COMMANDS = [
     ("a source that is not there", real("data/prepare.py", "folder", "--from", "nowhere", "--name", "x"), "does not exist"),
 ]  # fmt: skip
 
-TABLE = {"config": CONFIG, "data": DATA, "prepare": PREPARE, "runs": RUNS, "commands": COMMANDS}
+TABLE = {"config": CONFIG, "made": MADE, "data": DATA, "prepare": PREPARE, "runs": RUNS, "commands": COMMANDS}
 ROWS = [pytest.param(act, words, id=f"{area}: {name}") for area, rows in TABLE.items() for name, act, words in rows]
 
 

@@ -7,15 +7,18 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from prepare_notebooks import parameter_names
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 sys.path.insert(0, str(FOLDER))
+import demo  # noqa: E402
 import execute  # noqa: E402
 
 PATHS = sorted(FOLDER.glob("*.ipynb"))
@@ -105,6 +108,61 @@ def test_checks_itself(path, notebook):
     assert len(checked) >= 3
     assert all(cell.outputs for cell in checked), "a cell marked NBVAL_CHECK_OUTPUT shows nothing to compare"
     assert sum(len(ASSERT.findall(cell.source)) for cell in code_cells(notebook)) >= 3
+
+
+def run_cell(name, words, **given):
+    """The names that are there after the one cell of a notebook that has these words."""
+    (cell,) = [cell for cell in nbformat.read(FOLDER / name, as_version=4).cells if words in cell.source]
+    exec(cell.source, given)
+    return given
+
+
+@pytest.mark.parametrize("names", [("knn20", "linear"), ("linear",)])
+def test_the_table_of_notebook_00_has_what_there_is(names, capsys):
+    """Ten labels are too few for the 20 nearest of them."""
+    read = {"split": "test", "bank": 10, "few_label": 0.5} | dict.fromkeys(names, 0.5)
+    module = SimpleNamespace(evaluate=lambda *_: read, raw_pixel_accuracy=lambda data: 0.4)
+    run = SimpleNamespace(method=SimpleNamespace(encoder=None))
+    given = dict(s=module, encoders={"SemPPL": None, "untrained": None}, augmentation_only=run, config=None, data=None)
+    table = run_cell("00_start_here.ipynb", "raw_pixel_accuracy", **given)["table"]
+    assert table["SemPPL"] == dict.fromkeys(names, 0.5) and len(capsys.readouterr().out.splitlines()) == 4
+
+
+def test_notebook_00_says_what_it_can(capsys):
+    say = run_cell("00_start_here.ipynb", "def say", s=SimpleNamespace(fit=lambda *_, **more: None), config=None,
+                   data=None, plots=SimpleNamespace(live=lambda: None))["say"]  # fmt: skip
+    for accuracy in (0.5, None):
+        say(None, {"epoch": 3, "pseudo_label_accuracy": accuracy})
+    assert [line.split("accuracy ")[1] for line in capsys.readouterr().out.splitlines()] == [" 50.0%", "unknown"]
+
+
+@pytest.mark.parametrize("few", [False, True])
+def test_the_demo_has_a_row_for_what_was_counted(few):
+    read = {} if few else {"knn20": 0.8}
+    accuracy = {name: read | {"linear": 0.9} for name in ("untrained", "augmentation-only", "SemPPL")}
+    history = [{"pseudo_label_accuracy": share} for share in (None if few else 0.1, 0.9)]
+    summary = {"history": history, "augmentation_only": history, "accuracy": accuracy | {"raw pixels": {"knn1": 0.4}}}
+    row = demo.row_of(summary)
+    assert len(row) == (6 if few else 10) and None not in row.values() and ("SemPPL, k-NN" in row) != few
+
+
+@pytest.mark.parametrize("used, rows", [(1, 1), (3, 3), (27, 8), (29, 8), (100, 8)])
+def test_the_gallery_of_notebook_05_shows_prototypes_in_use(used, rows):
+    choice = torch.arange(400) % used
+    shown, truth = [], torch.arange(400) % 10
+    given = dict(counts=choice.bincount(minlength=1024), choice=choice, images=truth, truth=truth)
+    plots, data = SimpleNamespace(image_rows=lambda rows, n: shown.append(rows)), SimpleNamespace(classes="0123456789")
+    run_cell("05_random_partitions_carp.ipynb", "image_rows", plots=plots, data=data, **given)
+    assert len(shown[0]) == rows and all(len(good) for _, _, good in shown[0])
+
+
+def test_the_gallery_of_notebook_04_leaves_empty_clusters_out():
+    y, shown = torch.tensor([0, 0, 2]), []
+    config = SimpleNamespace(clusters=(9,))
+    most = lambda k: (None, (y == k).nonzero(), str(int(y[y == k].mode().values)))  # noqa: E731
+    run_cell("04_false_negatives_ifnd.ipynb", "image_rows", y=y, level=0, config=config, most_trusted=most, torch=torch,
+             plots=SimpleNamespace(image_rows=lambda rows, n: shown.append(rows)))  # fmt: skip
+    assert [name for name, *_ in shown[0]] == ["2: 0", "1: 2"]
 
 
 def test_a_saved_notebook_is_small_and_says_the_same():

@@ -1,5 +1,6 @@
 """CARP: partitions, losses, prototypes and whole steps against loops; who gets gradients; one process or two."""
 
+import json
 import math
 
 import carp_checks
@@ -130,6 +131,26 @@ def test_carp_monitor_counts_equal_a_loop(device):
     assert monitor.shares([counts]) == pytest.approx(wanted, abs=1e-6)
     few = CARP.count(None, {"usage": one_hots(torch.tensor(3), 26), "chosen": torch.full((2, 2), 3)}, None, None)
     assert monitor.shares([few]) == pytest.approx({"prototype_usage": 1 / 26, "prototypes_chosen": 1 / 4})
+
+
+@pytest.mark.parametrize("used, loss, epoch, words", [
+    (3 / 256, 1.0, 1, "collapse of prototypes in epoch 1: a step chooses 1.2% of those it could"),
+    (0.5, 2.75, 2, "after the last epoch loss = 2.750, and of even choices, log(block), it is 2.773"),
+    (0.5, 2.75, 1, ""),  # an epoch is left
+    (0.5, 2.3, 2, ""),
+    (0.06, 2.3, 1, ""),
+])  # fmt: skip
+def test_carp_warns_of_few_prototypes_and_of_nothing_learned(used, loss, epoch, words):
+    method = CARP(config_of(prototypes=1024, block=16, epochs=2), 3)
+    doubt = method.doubt({"epoch": epoch, "loss": loss, "prototypes_chosen": used})
+    assert doubt.partition(";")[0] == words and bool(doubt) == doubt.endswith(".")
+
+
+def test_carp_that_learns_nothing_says_so_in_its_log(tmp_path):
+    with pytest.warns(UserWarning, match=r"after the last epoch loss = .* it is 2.079; nothing is learned: try more"):
+        fit(config_of(labels=20, lr=0.0), tiny_data(), tmp_path, progress=False)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["warning"][:20] for line in lines if "warning" in line] == ["after the last epoch"]
 
 
 def test_carp_hidden_labels_change_nothing_at_all():
