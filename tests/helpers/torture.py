@@ -54,6 +54,8 @@ def write_files(root: Path) -> Path:
 def train(config, folder, workers: int = 0, files: Path | None = None) -> None:
     """What a process does: train, or go on. A damaged checkpoint would be an error: a kill must not make one."""
     torch.set_num_threads(1)
+    if workers:  # forked, which is what inherits a lock; this process has inherited another way
+        multiprocessing.set_start_method("fork", force=True)
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", "This DataLoader will create|.* cannot be measured")  # on one core; without val/
     data = imagenet.load_imagenet(files, labels=20) if files else tiny_data()
