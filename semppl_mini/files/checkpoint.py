@@ -70,10 +70,14 @@ def path_of(folder: Path, step: int) -> Path:
     return folder / f"checkpoint-{step:08d}.pt"
 
 
+def by_step(path: Path) -> tuple:
+    return len(path.name), path.name
+
+
 def kept(folder) -> list[Path]:
     """A run's checkpoints, from the first step to the last."""
-    found = {path: re.fullmatch(OURS, path.name) for path in Path(folder).glob("checkpoint-*.pt") if path.is_file()}
-    return sorted((path for path in found if found[path]), key=lambda path: int(found[path][1]))
+    files = (path for path in Path(folder).glob("checkpoint-*.pt") if path.is_file())
+    return sorted((path for path in files if re.fullmatch(OURS, path.name)), key=by_step)
 
 
 def others(folder) -> str:
@@ -98,7 +102,7 @@ def newest(folder: Path) -> tuple[Path, dict] | None:
 def tidy(folder: Path, newest: Path | None, keep: int) -> None:
     """Remove half-written files, set damaged checkpoints newer than `newest` aside, keep the last `keep` others."""
     paths = kept(folder)  # none where there is no newest
-    whole = paths[: paths.index(newest) + 1] if newest else []
+    whole = [path for path in paths if by_step(path) <= by_step(newest)]
     for damaged in paths[len(whole) :]:
         damaged.replace(damaged.with_suffix(".damaged"))
     half = [path for path in folder.glob(".*.part") if re.fullmatch(HALF, path.name) and path.is_file()]

@@ -15,8 +15,7 @@ def device_of(config) -> torch.device:
         device = torch.device(auto if config.device == "auto" else config.device)
     except RuntimeError:
         raise ValueError(f"device = {config.device!r} is unknown to torch; give auto, cpu, cuda or mps.") from None
-    kind = getattr(torch, device.type, None)  # torch.cpu, torch.cuda, torch.mps, ...; none of "meta"
-    here = kind.device_count() if hasattr(kind, "device_count") else 0
+    here = getattr(getattr(torch, device.type, None), "device_count", lambda: 0)()  # of torch.cuda, ...; none of "meta"
     if config.device != "auto" and not (xla if device.type == "xla" else (device.index or 0) < here):
         has = f"of these this machine has {here}, and auto is {auto}"
         raise ValueError(f"device = {config.device!r} is not there: {has}; give auto, or a device that is.")

@@ -27,8 +27,8 @@ def ahead(make: Callable, first: int, last: int, workers: int = 0) -> Iterator:
     if workers > (most := PER_CORE * (cores := os.cpu_count() or 1)):
         words = f"workers = {workers} are more than {PER_CORE} for each of {cores} cores; {most} are started, at most."
         warnings.warn(words, stacklevel=2)
-    more = {"num_workers": min(workers, most, max(last - first, 0)), "worker_init_fn": bound}
-    more["generator"] = torch.Generator()
+    workers = min(workers, most, max(last - first, 0))
+    more = {"num_workers": workers, "worker_init_fn": bound, "generator": torch.Generator()}
     for item in DataLoader(range(first, last), batch_size=None, collate_fn=partial(_attempt, make), **more):
         if isinstance(item, ValueError):
             raise item
@@ -60,8 +60,7 @@ def bound(worker: int) -> None:
 
 
 def end_with_parent() -> None:
-    """In a thread, as the others may wait to write what nobody reads. (Linux's PR_SET_PDEATHSIG is of a thread, too: of
-    the one that forks, which `one_early` ends before its workers.)"""
+    """In a thread: others may wait to write what nobody reads. (PR_SET_PDEATHSIG is about the thread that forked.)"""
     multiprocessing.parent_process().join()
     os._exit(1)
 

@@ -447,7 +447,7 @@ COMMANDS = [
     ("no kills", lambda f: run("tests/helpers/torture.py", "--kills", "0"), "--kills 0 is too small; give 1 or more"),
     ("an empty pack name", train("--data", ""), "--data is given an empty value; give one, or leave it out"),
     ("an empty label list", train("--label-list="), "--label-list is given an empty value; give one, or leave it out"),
-    ("an empty preset", lambda f: run("scale/train.py", "", "--name", "x"), "scale/train.py: an argument is given an empty"),
+    ("an empty preset", lambda f: run("scale/train.py", "", "--name", "x"), "an argument is given an empty value; give one, or leave"),
     ("a GPU that is not there", train("device='cuda:99'"), "device = 'cuda:99' is not there"),
     ("a read-out on no device", lambda f: run("scale/evaluate.py", fitted(f), "--data", "digits", "--name", "x",
                                               "--device", "meta"), "device = 'meta' is not there"),
