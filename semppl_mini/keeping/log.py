@@ -22,7 +22,7 @@ class Log:
     def __init__(self, folder):
         self.path = make_folder(folder) / "log.jsonl"
         if self.path.exists() and not self.path.is_file():  # a FIFO would be waited for
-            raise ValueError(f"{self.path} is not a file but a folder, FIFO or device; move it or choose another folder.")
+            raise ValueError(f"{self.path} is a folder, FIFO or device, not a file; move it or choose another folder.")
         self.file = open(self.path, "ab")
         try:
             if os.name == "posix":

@@ -288,7 +288,7 @@ def test_a_log_that_is_no_file_is_refused(tmp_path):
     signal.alarm(60)
     try:
         for name in ("one", "two"):
-            with pytest.raises(ValueError, match="log.jsonl is not a file but a folder, FIFO or device; move it"):
+            with pytest.raises(ValueError, match="log.jsonl is a folder, FIFO or device, not a file; move it"):
                 run_of(tiny(), tmp_path / name)
     finally:
         signal.alarm(0)
