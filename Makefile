@@ -40,6 +40,8 @@ bench: $(VENV)/.stamp-bench  ## the benchmark tables
 
 torture: $(READY)  ## kill real trainings at random moments, KILLS=120 of them, and compare their ends
 	$(RUN) tests/helpers/torture.py --kills $(KILLS)
+	$(RUN) tests/helpers/torture.py --kills 20 --workers 2
+	$(RUN) tests/helpers/torture.py --kills 20 --workers 2 --files
 
 lint: $(READY)
 	$(RUN) -m ruff check .

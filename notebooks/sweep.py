@@ -2,11 +2,12 @@
 
     python notebooks/sweep.py                              every question below, three seeds, embedded data
     python notebooks/sweep.py --preset cifar10_cpu --questions labelled_share,k --seeds 1 --epochs 2
+    python notebooks/sweep.py --out notebooks/results/sweep    the table of the runs that notebook 03 shows
 
-A run that ends leaves one small JSON file in the results folder: a grid that was stopped goes on where it
-stopped, and a finished one is only read. k-NN and linear accuracies are of the validation images, since choices
-must not be made on the test images; pseudo-label accuracy is that
-of the unlabelled training images. All seeds share the labelled images.
+A run that ends leaves one small JSON file in the results folder, for its config and its images (by their digest): a
+grid that was stopped goes on where it stopped, and a finished one is only read. k-NN and linear accuracies are of the
+validation images, since choices must not be made on the test images; pseudo-label accuracy is that of the unlabelled
+training images. All seeds share the labelled images.
 """
 
 import dataclasses
@@ -21,8 +22,8 @@ from tqdm.auto import tqdm
 
 import semppl_mini as s
 from semppl_mini import plots
-from semppl_mini.files import make_folder, write_json
-from semppl_mini.keeping import class_of
+from semppl_mini.files import digest, make_folder, write_json
+from semppl_mini.keeping import class_of, runs_dir
 from semppl_mini.keeping.command import Parser, command
 
 RESULTS = Path(__file__).resolve().with_name("results") / "sweep"
@@ -55,27 +56,38 @@ def grid(preset: s.Config, questions, seeds: int, epochs: int) -> list[tuple]:
     return cells
 
 
+def images_of(data: s.Data) -> str:
+    """The digest of all that a run may see, and is measured by: of whatever number of labels."""
+    parts = [x for split in (data.train, data.val) for x in (split.images, split.truth, split.masks)]
+    return digest(x for x in parts if x is not None)
+
+
 def train(config: s.Config, data: s.Data, bar: tqdm) -> dict:
     """One run, and what is kept of it; the pseudo-label accuracy is kept for every epoch."""
     start = time.time()
-    run = s.fit(config, data, callbacks=[lambda *_: bar.update()], progress=False)  # epoch 0 counts, too
+    try:
+        run = s.fit(config, data, callbacks=[lambda *_: bar.update()], progress=False)  # epoch 0 counts, too
+    except s.Interrupted as stop:
+        words = f"{str(stop).partition(':')[0]}: the runs that had ended are kept, and the same command begins this one"
+        raise s.Interrupted(f"{words} again.", stop.run, stop.signal) from None
     if not run.finished:  # a notebook's stop button: nothing is kept of half a run
         raise KeyboardInterrupt
     accuracy = s.evaluate(run.method.encoder, config, data, split="val")
     accuracy["pseudo_label_accuracy"] = [record.get("pseudo_label_accuracy") for record in run.history]
-    kept = {"data": data.provenance, "config": config.to_dict(), "seconds": time.time() - start}
+    seconds = time.time() - start
+    kept = {"data": data.provenance, "images": images_of(data), "config": config.to_dict(), "seconds": seconds}
     kept |= {"last": run.history[-1]} if isinstance(run.method, s.SemPPL) else {"history": run.history}
     return kept | {name: accuracy.get(name) for name in MEASURES}
 
 
 def kept_run(name: str, config: s.Config, data: s.Data, folder=RESULTS) -> dict:
     """The row of one run, as in `sweep`; trained only if `folder`/NAME.json does not have it."""
-    path = make_folder(folder) / f"{name}.json"
-    row = read(path, config)
+    path, images = make_folder(folder) / f"{name}.json", images_of(data)
+    row = read(path, config, images)
     if row is None:
         with tqdm(total=config.epochs + 1, unit="epoch", desc=name) as bar:
             write_json(path, train(config, data, bar))
-        row = read(path, config)
+        row = read(path, config, images)
     return {"value": name, "seed": config.seed, **row}
 
 
@@ -89,22 +101,44 @@ def merged(data: s.Data, group: tuple, names: list[str]) -> s.Data:
     return s.Data(data.name, data.provenance, names, of(data.train), of(data.val), of(data.test))
 
 
-def read(path: Path, config: s.Config) -> dict | None:
-    """The measures kept at `path`; None, and a line that says why, if the file there cannot be used."""
+def read(path: Path, config: s.Config, images: str | None = None) -> dict | None:
+    """The measures kept at `path`; None, and a line that says why, if the file there cannot be used.
+
+    images: the digest of the images, None if they are not here; files of an older version have none.
+    """
     if not path.exists():
         return None
     try:
         kept = json.loads(path.read_text())
         there, here = s.Config.from_dict(kept["config"]).to_dict(), config.to_dict()
-        if there == here:
+        if there != here:
+            reason = "is of a run with another " + ", ".join(name for name in here if there[name] != here[name])
+        elif images and kept.get("images", images) != images:
+            reason = "is of other images"
+        else:
             row = {name: kept[name] for name in (*MEASURES, "seconds", "data")}
             row |= {"history": kept["history"]} if "history" in kept else {}
             return row | {"pseudo_label_accuracy": kept["pseudo_label_accuracy"][-1]}
-        reason = "is of a run with another " + ", ".join(name for name in here if there[name] != here[name])
     except (ValueError, KeyError, TypeError, IndexError):
         reason = "is damaged or half written"
     tqdm.write(f"{path.name} {reason}: this run is done again.")
     return None
+
+
+def named(dataset) -> tuple[str, str | None]:
+    """What the files of a data set are called by, and the digest of its images.
+
+    Packs that are given by path may have one name, so theirs has some of the digest. A set given by name need not be
+    here any more (None): its finished runs are still read. ValueError: no pack at this path.
+    """
+    path = Path(dataset)
+    try:
+        images = images_of(s.load_data(dataset))
+    except ValueError:
+        if path.suffix == ".npz":
+            raise
+        return path.stem, None
+    return f"{path.stem}-{images[:8]}" if path.suffix == ".npz" else path.stem, images
 
 
 def sweep(preset, questions=tuple(QUESTIONS), seeds=3, epochs=6, dataset="digits", folder=RESULTS) -> list:
@@ -115,10 +149,11 @@ def sweep(preset, questions=tuple(QUESTIONS), seeds=3, epochs=6, dataset="digits
     value raises ValueError.
     """
     cells, paths, folder = grid(preset, questions, seeds, epochs), {}, Path(folder)
+    called, images = named(dataset)
     for name, value, own, config in cells:  # equal configs are one run, with one file
         change = "" if own else f"-{name}={value}"
-        paths[config] = folder / f"{Path(dataset).stem}-epochs={epochs}{change}-seed={config.seed}.json"
-    done = {config: read(path, config) for config, path in paths.items()}
+        paths[config] = folder / f"{called}-epochs={epochs}{change}-seed={config.seed}.json"
+    done = {config: read(path, config, images) for config, path in paths.items()}
     missing = [config for config in paths if done[config] is None]
     print(f"{len(paths)} runs, {len(missing)} of them still to do", flush=True)
     if missing:
@@ -128,7 +163,7 @@ def sweep(preset, questions=tuple(QUESTIONS), seeds=3, epochs=6, dataset="digits
             bar.set_description(paths[config].stem)
             data = s.data_for(config, dataset)
             write_json(paths[config], train(config, data, bar))
-            done[config] = read(paths[config], config)
+            done[config] = read(paths[config], config, images)
         bar.close()
     return [dict(question=q, value=value, own=own, seed=c.seed, **done[c]) for q, value, own, c in cells]
 
@@ -179,11 +214,13 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=6, help="of each run")
     parser.add_argument("--preset", default="digits", help="digits, cifar10_cpu, ...")
     parser.add_argument("--data", help="name or path of a data pack; the preset's by default")
+    parser.add_argument("--out", type=Path, help="folder of the JSON files (default: runs/sweep)")
     args = parser.parse_args()
     parser.whole("--seeds", args.seeds, 1)
     parser.whole("--epochs", args.epochs, 1)
     data, preset = args.data or args.preset.split("_")[0], s.presets.named(args.preset)
-    print(table(sweep(preset, args.questions.split(","), args.seeds, args.epochs, data)))
+    folder = args.out or runs_dir() / "sweep"
+    print(table(sweep(preset, args.questions.split(","), args.seeds, args.epochs, data, folder)))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from launch import RESULTS, hardware
 import semppl_mini as s
 from semppl_mini.files import make_folder, write_json
 from semppl_mini.keeping.command import Parser, command
-from semppl_mini.readout import Pixels, measure
+from semppl_mini.parallel import device_of
+from semppl_mini.readout import Pixels, measure, within_reach
 
 
 def arguments():
@@ -33,6 +34,7 @@ def arguments():
     parser.add_argument("--split", default="test", choices=("val", "test"), help="what to evaluate on")
     parser.add_argument("--tune", type=int, default=0, help="steps of few-label fine-tuning; 0 leaves it out")
     parser.add_argument("--all-labels", action="store_true", help="also read out with the labels of all images")
+    parser.add_argument("--device", help="where to compute (default: the CPU, and --tune as the run, if that is there)")
     parser.add_argument("--out", type=Path, default=RESULTS / "measures", help="folder of the JSON file")
     args = parser.parse_args()
     parser.whole("--labels", args.labels, 1)
@@ -52,6 +54,10 @@ def main() -> None:
         run = s.load_run(args.run)
         config, encoder = run.config, run.method.encoder
         result = {"name": args.name, "trained_on": run.data, "epoch": len(run.history) - 1}
+    if args.device:
+        config = config.replace(device=args.device)
+        encoder.to(device_of(config))
+    config = within_reach(config, encoder)
     labels = args.labels or (None if args.label_list else config.labels)
     own = config.replace(labels=labels)  # of the read-outs
     data = s.load_data(args.data, labels, config.label_seed, label_list=args.label_list)

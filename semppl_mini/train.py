@@ -33,7 +33,7 @@ def fit(
     calls back: the run is the same run, and another number of processes can go on with it.
 
     Ctrl-C or SIGTERM end the step, save, and raise Interrupted (a notebook's stop button returns the run instead).
-    ValueError: the folder's config, images or weights differ, or config.labels is not what data.train has.
+    ValueError: the folder's config (but for computing), images or weights differ, or data.train has other labels.
     FloatingPointError: a loss or gradient is not finite; weights and target are those before the step (queues are not).
     """
     counts = dict(save_every=save_every, keep_last=keep_last, workers=workers, steps=steps)

@@ -1,7 +1,8 @@
 """One file a checkpoint: plain types only, whole or not there at all, and able to tell that it was damaged.
 
 A file is what torch.save writes, so torch.load(path, weights_only=True) reads it anywhere. A zip archive may end in a
-comment: there stands the sha256 of all bytes before it. A run's folder holds the newest few, checkpoint-STEP.pt.
+comment: there stands the sha256 of all bytes before it. A run's folder holds the newest few, checkpoint-STEP.pt; files
+of any other name are not ours, and are neither read nor touched.
 """
 
 import os
@@ -15,6 +16,8 @@ import torch
 
 from .whole import sha256, write_whole
 
+OURS = r"checkpoint-([0-9]{8}|[1-9][0-9]{8,})\.pt"  # the names of `path_of`
+HALF = rf"\.({OURS}|encoder(-[0-9]+)?\.pt)\.[0-9]+\.part"  # and what a killed `write_whole` leaves
 DIGITS = 64  # of a sha256, hexadecimal
 PLAIN = r"collections OrderedDict|torch\._utils _rebuild_tensor_v2|torch \w+Storage"  # what a pickle may name
 
@@ -64,13 +67,29 @@ def _harmless(archive: zipfile.ZipFile, size: int) -> bool:
 
 
 def path_of(folder: Path, step: int) -> Path:
-    return folder / f"checkpoint-{step:08d}.pt"  # sorted by name is sorted by step
+    return folder / f"checkpoint-{step:08d}.pt"
+
+
+def by_step(path: Path) -> tuple:
+    return len(path.name), path.name
+
+
+def kept(folder) -> list[Path]:
+    """A run's checkpoints, from the first step to the last."""
+    files = (path for path in Path(folder).glob("checkpoint-*.pt") if path.is_file())
+    return sorted((path for path in files if re.fullmatch(OURS, path.name)), key=by_step)
+
+
+def others(folder) -> str:
+    """For the message that there are no checkpoints: " (NAME is of another version, ...)", if there is such a file."""
+    names = sorted(path.name for path in Path(folder).glob("checkpoint*.pt"))
+    return f" ({names[0]} is of another version, or a copy)" if names else ""
 
 
 def newest(folder: Path) -> tuple[Path, dict] | None:
     """A run's newest whole checkpoint and what it holds, or None; damaged ones are warned of. ValueError: all are."""
-    paths = sorted(Path(folder).glob("checkpoint-*.pt"), reverse=True)
-    for path in paths:
+    paths = kept(folder)
+    for path in reversed(paths):
         try:
             return path, load(path)
         except ValueError as error:
@@ -82,9 +101,10 @@ def newest(folder: Path) -> tuple[Path, dict] | None:
 
 def tidy(folder: Path, newest: Path | None, keep: int) -> None:
     """Remove half-written files, set damaged checkpoints newer than `newest` aside, keep the last `keep` others."""
-    paths = sorted(folder.glob("checkpoint-*.pt"))  # none where there is no newest
-    whole = [path for path in paths if path <= newest]
+    paths = kept(folder)  # none where there is no newest
+    whole = [path for path in paths if by_step(path) <= by_step(newest)]
     for damaged in paths[len(whole) :]:
         damaged.replace(damaged.with_suffix(".damaged"))
-    for old in [*folder.glob(".*.part"), *whole[:-keep]]:
+    half = [path for path in folder.glob(".*.part") if re.fullmatch(HALF, path.name) and path.is_file()]
+    for old in [*half, *whole[:-keep]]:
         old.unlink(missing_ok=True)

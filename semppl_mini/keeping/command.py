@@ -16,6 +16,13 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, doc: str, epilog: str = ""):
         super().__init__(description=doc, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
 
+    def parse_known_args(self, args=None, namespace=None):
+        args = sys.argv[1:] if args is None else list(args)
+        for before, text in zip(["an argument", *args], args, strict=False):
+            if not text or (text.startswith("--") and text.endswith("=")):
+                self.error(f"{text.rstrip('=') or before} is given an empty value; give one, or leave it out")
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str):
         self.exit(2, f"{self.prog}: {message} (see --help).\n")
 
@@ -43,7 +50,7 @@ def command(main, name: str) -> None:
     try:
         main()
     except Interrupted as stop:
-        print(stop, file=sys.stderr)
+        print(stop if stop.run.folder else f"{str(stop).partition('; fit(')[0].rstrip('.')}.", file=sys.stderr)
         sys.exit(128 + stop.signal)
     except KeyboardInterrupt:
         sys.exit(130)

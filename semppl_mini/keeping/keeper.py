@@ -1,8 +1,6 @@
 """A run between two steps: its log, checkpoints, signals, progress bar, callbacks; for `fit`, two iterators."""
 
 import copy
-import json
-import os
 import time
 import warnings
 from collections.abc import Iterable, Iterator
@@ -13,12 +11,10 @@ from torch.utils._pytree import tree_map_only
 from tqdm.auto import tqdm
 
 from .. import monitor, parallel
-from ..files import checkpoint, make_folder
-from .run import Run, class_name, config_in, fitting, software
+from ..files import checkpoint
+from .log import Log
+from .run import COMPUTING, EXACT, Run, class_name, config_in, fitting, software
 from .signals import Listen, stop
-
-if os.name == "posix":  # elsewhere two trainings of one folder are not noticed
-    import fcntl
 
 
 class Keeper:
@@ -38,15 +34,8 @@ class Keeper:
         self.hidden = {} if progress and parallel.rank() == 0 else {"disable": True}  # no key: tqdm minds TQDM_DISABLE
 
     def __enter__(self) -> "Keeper":
-        if (folder := self.run.folder) and parallel.rank() == 0:  # nobody else writes, nor without a folder
-            self.log = open(make_folder(folder) / "log.jsonl", "ab")
-            try:
-                if os.name == "posix":
-                    fcntl.flock(self.log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # gone with the process, however it ends
-            except BlockingIOError:
-                self.log.close()
-                words = "is being trained by another process; wait for it, or choose another folder"
-                raise ValueError(f"{folder} {words}.") from None
+        if self.run.folder and parallel.rank() == 0:  # nobody else writes, nor without a folder
+            self.log = Log(self.run.folder)
         title = self.run.method.title + " ORACLE" * self.run.config.oracle
         self.bar = tqdm(total=self.end_step, desc=title, **self.hidden)
         self.asked = Listen()
@@ -153,8 +142,7 @@ class Keeper:
 
     def write(self, line: dict) -> None:
         if self.log:
-            self.log.write(json.dumps(line).encode() + b"\n")
-            self.log.flush()
+            self.log.write(line)
 
     def state(self) -> dict:
         """All that a run is, as plain types: what a checkpoint holds."""
@@ -162,13 +150,14 @@ class Keeper:
         return tree_map_only(torch.Tensor, torch.Tensor.cpu, {  # so that any device can read a checkpoint
             "config": run.config.to_dict(), "position": {"epoch": len(run.history), "step": self.done},
             "method": run.method.state_dict(), "optimizer": self.optimizer.state_dict(), "history": run.history,
-            "steps": run.unfinished, "log": self.log.tell() if self.log else 0, "software": self.software, **self.same,
+            "steps": run.unfinished, "log": self.log.file.tell() if self.log else 0, "software": self.software,
+            **self.same,
         })  # fmt: skip
 
     def save(self) -> None:
         """One more checkpoint; the oldest goes. Without a folder nothing is kept."""
         if self.log:
-            os.fsync(self.log.fileno())  # the checkpoint knows how long the log is
+            self.log.sync()  # the checkpoint knows how long it is
             self.saved = checkpoint.path_of(self.run.folder, self.done)
             checkpoint.save(self.saved, self.state())
             checkpoint.tidy(self.run.folder, self.saved, self.keep_last)
@@ -185,27 +174,26 @@ class Keeper:
             if self.saved:
                 self._restore(self.saved, state or checkpoint.load(self.saved))
             if self.log:
-                self._cut_log(state["log"] if path else 0)
+                self.log.cut(state["log"] if path else 0)
                 checkpoint.tidy(self.run.folder, path, self.keep_last)
         self.bar.update(self.done)
 
     def _restore(self, path, state: dict) -> None:
         config = config_in(path, state)
         old, here = {"class": config.method} | state | config.to_dict(), self.same | self.run.config.to_dict()
-        if unequal := [f"{name} ({old[name]} there, {now} now)" for name, now in here.items() if old[name] != now]:
-            raise ValueError(f"{path} is of a run with other settings: {', '.join(unequal)}; choose another folder.")
-        depends = ("torch", "device", "threads")
-        if changed := [name for name in depends if state["software"].get(name) != self.software[name]]:
-            warnings.warn(f"{path} was made with another {', '.join(changed)}: the run goes on, but perhaps not to the "
-                          "bits of an uninterrupted one.", stacklevel=2)  # fmt: skip
+        unequal = {name: f"{name} ({old[name]} there, {now} now)" for name, now in here.items() if old[name] != now}
+        if others := [words for name, words in unequal.items() if name not in COMPUTING]:
+            longer = f"; there weights={str(self.run.folder)!r} starts a run of its own from these networks"
+            raise ValueError(f"{path} is of a run with other settings: {', '.join(others)}; choose another folder"
+                             f"{longer * bool('epochs' in unequal and self.run.folder)}.")  # fmt: skip
+        depends = {name: name for name in ("torch", "device", "threads")
+                   if state["software"].get(name) != self.software[name]} | unequal  # fmt: skip
+        exact = [depends.pop(name) for name in EXACT if name in depends]
+        for changed, how in ((depends.values(), "but perhaps not to the bits of an uninterrupted one"),
+                             (exact, "to the same bits")):  # fmt: skip
+            if changed:
+                words = f"{path} was made with another {', '.join(changed)}: the run goes on, {how}."
+                warnings.warn(words, stacklevel=2)
         self.run.method.load_state_dict(fitting(path, state["method"], self.run.method))
         self.optimizer.load_state_dict(state["optimizer"])
         self.run.history, self.run.unfinished = state["history"], state["steps"]
-
-    def _cut_log(self, size: int) -> None:
-        """Drop what was logged after the checkpoint: those steps run again."""
-        if size == 0 and Path(self.log.name).read_bytes().count(b"\n") > 1:  # one line: killed in the very first save
-            raise ValueError(f"{self.run.folder} has a log of another run but no checkpoint; choose another folder.")
-        if self.log.tell() < size:
-            warnings.warn(f"{self.log.name} has lost its last lines; the checkpoint's history is whole.", stacklevel=2)
-        self.log.truncate(self.log.seek(min(size, self.log.tell())))

@@ -17,6 +17,8 @@ from ..method import Method
 
 HELD = {"config": dict, "data": str, "images": str, "weights": str, "classes": int, "method": dict, "optimizer": dict,
         "history": list, "steps": list, "log": int, "position": dict, "software": dict}  # fmt: skip
+EXACT = ("recompute",)  # changes no bit
+COMPUTING = (*EXACT, "device", "precision", "knn_chunk_mb", "microbatches", "compile", "graph")  # free on a resume
 
 
 @dataclass
@@ -62,6 +64,8 @@ def check(config: Config, data: Data, folder, resume, callbacks, **whole) -> Non
     for name, value in whole.items():
         if value is not None:
             check_whole(name, value, 0 if name == "workers" else 1)
+    if folder is not None and (not isinstance(folder, (str, os.PathLike)) or not str(folder)):
+        raise ValueError(f"folder = {folder!r} names no folder; give its path, or None to keep nothing.")
     if folder is not None and resume is not None:
         raise ValueError(f"resume= is for runs without a folder; give fit folder={str(folder)!r} alone to go on there.")
 
@@ -104,10 +108,13 @@ def fitting(path, tensors: dict, method: nn.Module, start: str | tuple = "") -> 
 
 def read_state(path) -> tuple[Path, dict, Config]:
     """A run's folder (its newest whole checkpoint) or one checkpoint file -> its path, what it holds, the config."""
+    if not isinstance(path, (str, os.PathLike)) or not str(path):
+        raise ValueError(f"{path!r} names no run; give its folder, or one of its checkpoints.")
     path = Path(path)
     found = (path, checkpoint.load(path)) if path.suffix == ".pt" else checkpoint.newest(path)
     if found is None:
-        raise ValueError(f"There is no checkpoint in {path}; give the folder of a run, or train first.")
+        others = checkpoint.others(path)
+        raise ValueError(f"There is no checkpoint in {path}{others}; give the folder of a run, or train first.")
     return *found, config_in(*found)
 
 

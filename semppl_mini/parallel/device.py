@@ -8,13 +8,18 @@ from torch import Tensor
 
 
 def device_of(config) -> torch.device:
-    """The device of a config; "auto": xla if torch_xla is in use, else cuda, mps, cpu. ValueError if unknown."""
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    auto = "xla" if "torch_xla" in sys.modules else "cuda" if cuda else "mps" if mps else "cpu"
+    """The device of a config; "auto": xla if torch_xla is in use, else cuda, mps, cpu. ValueError if it is not here."""
+    xla, cuda, mps = "torch_xla" in sys.modules, torch.cuda.is_available(), torch.backends.mps.is_available()
+    auto = "xla" if xla else "cuda" if cuda else "mps" if mps else "cpu"
     try:
-        return torch.device(auto if config.device == "auto" else config.device)
+        device = torch.device(auto if config.device == "auto" else config.device)
     except RuntimeError:
         raise ValueError(f"device = {config.device!r} is unknown to torch; give auto, cpu, cuda or mps.") from None
+    here = getattr(getattr(torch, device.type, None), "device_count", lambda: 0)()  # of torch.cuda, ...; none of "meta"
+    if config.device != "auto" and not (xla if device.type == "xla" else (device.index or 0) < here):
+        has = f"of these this machine has {here}, and auto is {auto}"
+        raise ValueError(f"device = {config.device!r} is not there: {has}; give auto, or a device that is.")
+    return device
 
 
 def uses_bf16(config, device: torch.device) -> bool:

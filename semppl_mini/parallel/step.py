@@ -1,6 +1,10 @@
 """What a step of training asks of the machine: itself made ahead, its method in place, its gradients averaged."""
 
+import multiprocessing
+import os
 import signal
+import threading
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -12,10 +16,19 @@ from torch.utils.data import DataLoader
 from . import world
 from .device import run_pending
 
+PER_CORE = 4  # workers, at most [ours]
+
 
 def ahead(make: Callable, first: int, last: int, workers: int = 0) -> Iterator:
-    """make(first), ..., make(last - 1), in order, made ahead in so many processes; 0: here, when asked for."""
-    more = {"num_workers": workers, "worker_init_fn": deaf, "generator": torch.Generator()}
+    """make(first), ..., make(last - 1), in order, made ahead in so many processes; 0: here, when asked for.
+
+    Never more than there are items, or, with a warning, than PER_CORE for each core.
+    """
+    if workers > (most := PER_CORE * (cores := os.cpu_count() or 1)):
+        words = f"workers = {workers} are more than {PER_CORE} for each of {cores} cores; {most} are started, at most."
+        warnings.warn(words, stacklevel=2)
+    workers = min(workers, most, max(last - first, 0))
+    more = {"num_workers": workers, "worker_init_fn": bound, "generator": torch.Generator()}
     for item in DataLoader(range(first, last), batch_size=None, collate_fn=partial(_attempt, make), **more):
         if isinstance(item, ValueError):
             raise item
@@ -39,10 +52,17 @@ def _attempt(make: Callable, i: int):
         return error
 
 
-def deaf(worker: int) -> None:
-    """Workers leave Ctrl-C to the process they work for, and end at once on SIGTERM."""
+def bound(worker: int) -> None:
+    """Workers leave Ctrl-C to the process they work for, and end at once on SIGTERM, and when that process ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """In a thread: others may wait to write what nobody reads. (PR_SET_PDEATHSIG is about the thread that forked.)"""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def placed(method: nn.Module, device: torch.device, config) -> nn.Module:

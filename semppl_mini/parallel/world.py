@@ -14,11 +14,25 @@ from .device import at_least_float, uses_xla
 
 
 def start() -> None:
-    """Join the processes that torchrun started (NCCL on GPUs, gloo on CPUs); alone, do nothing."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
+    """Join the processes that torchrun started (NCCL on GPUs, gloo on CPUs); alone, do nothing.
+
+    ValueError: the environment says what no torchrun does.
+    """
+    n = within("WORLD_SIZE", 1, 2**20, "1")
+    within("RANK", 0, n - 1, "0" if n == 1 else "")
+    if n > 1 and not dist.is_initialized():
         if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(within("LOCAL_RANK", 0, torch.cuda.device_count() - 1, ""))
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+
+
+def within(name: str, least: int, most: int, default: str) -> int:
+    """A whole number of the environment. ValueError if it is none, or out of these limits."""
+    text = os.environ.get(name, default)
+    if not text.isdecimal() or not least <= int(text) <= most:
+        words = f"{name} = {text!r} in the environment is no whole number from {least} to {most}"
+        raise ValueError(f"{words}; let torchrun set it, or unset it and WORLD_SIZE to train in one process.")
+    return int(text)
 
 
 def stop() -> None:

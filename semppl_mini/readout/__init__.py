@@ -2,7 +2,7 @@
 
 from .evaluation import (  # noqa: I001
     classifier_accuracy, evaluate, fine_tune, knn_accuracy, linear_probe, raw_pixel_accuracy, share_right, supervised,
-    tuning, untrained_encoder,
+    tuning, untrained_encoder, within_reach,
 )  # fmt: skip
 from .inspect import inspect
 from .measures import Pixels, measure

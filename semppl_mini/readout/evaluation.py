@@ -104,11 +104,21 @@ def tuning(config, data: Data, steps: int, lr: float = 0.1):
     )  # fmt: skip
 
 
+def within_reach(config, encoder: nn.Module):
+    """The config, on the encoder's device where its own is not there: a GPU's run is read out on a CPU, too."""
+    try:
+        parallel.device_of(config)
+    except ValueError:
+        return config.replace(device=str(next(encoder.parameters()).device))
+    return config
+
+
 def fine_tune(encoder: nn.Module | None, config, data: Data, steps: int, lr: float = 0.1) -> nn.Sequential:
     """A copy of the encoder and a linear layer, trained as by `tuning`: (B, 3, H, W) -> (B, C), in evaluation mode.
 
     Of several processes all must call it (a callback of `fit` is called by the first alone).
     """
+    config = config if encoder is None else within_reach(config, encoder)
     with contextlib.suppress(Interrupted):  # a notebook's stop button returns the unfinished run instead
         run = fit(tuning(config, data, steps, lr), data, progress=False, weights=encoder)
         if run.finished:

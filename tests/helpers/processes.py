@@ -1,6 +1,7 @@
 """Several processes: two that share the rows of a batch, and one that trains in the background until it is stopped."""
 
 import time
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -44,3 +45,29 @@ def wait_for_steps(process, folder, count):
     while steps_logged(folder) < count:
         assert process.poll() is None and time.time() < until, process.communicate()
         time.sleep(0.005)
+
+
+def workers_of(pid):
+    """The processes that the main thread of `pid` has forked and that are still what it is: workers (on Linux)."""
+    try:
+        own = Path(f"/proc/{pid}/cmdline").read_bytes()
+        forked = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [int(child) for child in forked if Path(f"/proc/{child}/cmdline").read_bytes() == own]
+    except OSError:  # gone meanwhile
+        return []
+
+
+def running(pid):
+    """Whether a process is there and has not ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def gone(pids, seconds):
+    """Whether all of these processes end within so many seconds."""
+    until = time.time() + seconds
+    while any(map(running, pids)) and time.time() < until:
+        time.sleep(0.02)
+    return not any(map(running, pids))

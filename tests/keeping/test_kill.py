@@ -40,6 +40,14 @@ def test_kill_a_handful_of_processes_at_random_moments():
     assert total["kills"] >= 6 and total["mismatches"] == []
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds workers through /proc")
+@pytest.mark.parametrize("files", [False, True], ids=["pack", "files"])
+def test_kill_of_the_main_process_alone_frees_its_folder_at_once(files):
+    """As by a machine out of memory: two workers are left, but neither the lock nor, for long, themselves."""
+    total = torture.torture(kills=3, seed=1, say=lambda *_, **__: None, workers=2, files=files)
+    assert total["kills"] >= 3 and total["mismatches"] == [] and total["orphans"] == []
+
+
 def test_kill_torture_would_notice_another_end(tmp_path):
     """The proof that the comparison can fail: another seed, and a log with a line twice, are told apart."""
     for name, seed in (("one", 0), ("other", 1)):

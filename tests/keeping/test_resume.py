@@ -6,8 +6,10 @@ import math
 import multiprocessing
 import os
 import pickle
+import signal
 import subprocess
 import sys
+import time
 import warnings
 from functools import partial
 from pathlib import Path
@@ -15,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from checks import differing, tiny, tiny_data, weights, with_train
+from processes import gone, running
 from torch.testing import assert_close
 from torture import ended, unequal, untimed
 
@@ -23,6 +26,7 @@ from semppl_mini.batches import Batches
 from semppl_mini.files import checkpoint
 from semppl_mini.keeping import keeper
 from semppl_mini.keeping.keeper import Keeper
+from semppl_mini.parallel import ahead
 from semppl_mini.parallel import step as parallel_step
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -217,7 +221,7 @@ def test_an_interrupted_run_closes_its_log_and_frees_its_folder(tmp_path, monkey
     monkeypatch.setattr(Keeper, "write", lambda self, line: (opened.append(self.log), 1 / 0))
     with pytest.raises(ZeroDivisionError):
         run_of(tiny(epochs=1), tmp_path)
-    assert opened[0].closed
+    assert opened[0].file.closed
     monkeypatch.undo()
     assert run_of(tiny(epochs=1), tmp_path).finished  # not locked
 
@@ -236,6 +240,130 @@ def test_a_log_without_its_checkpoints_is_not_overwritten(run, tmp_path):
     with pytest.raises(ValueError, match="has a log of another run but no checkpoint; choose another folder"):
         run_of(run.config, tmp_path)
     assert (tmp_path / "log.jsonl").read_text() == log
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is forked here")
+def test_a_forked_process_does_not_hold_the_folder(tmp_path):
+    """As a worker that outlives a killed training: what is forked while a run trains leaves its lock to that run."""
+    forked = []
+
+    def fork(run, record):
+        if not forked:
+            forked.append(os.fork())
+        if not forked[-1]:  # the child sleeps until it is killed, and never returns
+            time.sleep(600)
+            os._exit(0)
+
+    run_of(tiny(epochs=1), tmp_path, callbacks=[fork])
+    try:
+        assert run_of(tiny(epochs=1), tmp_path).finished
+    finally:
+        os.kill(forked[0], signal.SIGKILL)
+        os.waitpid(forked[0], 0)
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_a_log_that_is_taken_away_stops_the_run(how, tmp_path):
+    """At the next save, before it: another process may have begun there. The same call goes on."""
+    config, log = tiny(epochs=2, labelled_share=0.25), tmp_path / "log.jsonl"
+
+    def take(run, record):
+        if record["epoch"] == 1:
+            log.unlink()
+            if how == "replaced":
+                log.write_text("not the run's\n")
+
+    with pytest.raises(OSError, match="log.jsonl was removed or replaced while this run wrote it; .*the same call"):
+        run_of(config, tmp_path, callbacks=[take])
+    assert checkpoint.newest(tmp_path)[1]["position"]["step"] == 4
+    with pytest.warns(UserWarning, match="has lost its last lines"):
+        assert run_of(config, tmp_path).finished
+
+
+def test_a_log_that_is_no_file_is_refused(tmp_path):
+    """A FIFO would be waited for, for ever."""
+    (tmp_path / "one" / "log.jsonl").mkdir(parents=True)
+    (tmp_path / "two").mkdir()
+    os.mkfifo(tmp_path / "two" / "log.jsonl")
+    signal.alarm(60)
+    try:
+        for name in ("one", "two"):
+            with pytest.raises(ValueError, match="log.jsonl is a folder, FIFO or device, not a file; move it"):
+                run_of(tiny(), tmp_path / name)
+    finally:
+        signal.alarm(0)
+
+
+def test_files_of_other_names_are_not_ours(run, tmp_path):
+    """Copies of checkpoints, other downloads, folders: neither read, nor renamed, nor removed."""
+    folder = copy_of(run, tmp_path)
+    first = (folder / "checkpoint-00000006.pt").read_bytes()
+    foreign = ["checkpoint-best.pt", "checkpoint-00000002-mine.pt", "checkpoint-9.pt", "checkpoint-000000009.pt",
+               ".film.mp4.part", ".checkpoint-00000006.pt.part", "checkpoint-00000009.pt.bak"]  # fmt: skip
+    for name in foreign:
+        (folder / name).write_bytes(first)
+    folders = [".x.part", ".checkpoint-00000007.pt.12.part", "checkpoint-00000099.pt"]
+    for name in folders:
+        (folder / name).mkdir()
+    ours = folder / ".checkpoint-00000007.pt.1234.part"
+    ours.write_bytes(b"half a save")
+    assert checkpoint.newest(folder)[1]["position"]["step"] == 8
+    assert len(load_run(folder).history) == 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert run_of(run.config, folder, keep_last=1).history == run.history
+    assert all((folder / name).read_bytes() == first for name in foreign)
+    assert all((folder / name).is_dir() for name in folders) and not ours.exists()
+    assert checkpoint.kept(folder) == [folder / "checkpoint-00000008.pt"]
+
+
+def test_steps_beyond_eight_digits_are_in_order(tmp_path):
+    steps = [99_999_999, 100_000_000, 1_000_000_000]
+    for step in reversed(steps):
+        checkpoint.save(checkpoint.path_of(tmp_path, step), {"step": step})
+    assert checkpoint.newest(tmp_path)[1] == {"step": steps[-1]}
+    checkpoint.tidy(tmp_path, checkpoint.path_of(tmp_path, steps[-1]), 2)
+    assert checkpoint.kept(tmp_path) == [checkpoint.path_of(tmp_path, step) for step in steps[1:]]
+
+
+@pytest.mark.parametrize("reader", [lambda path: run_of(tiny(), path), load_run])
+def test_a_folder_of_another_format_says_so(reader, run, tmp_path):
+    """Before steps stood in their names there was one checkpoint.pt."""
+    (tmp_path / "log.jsonl").write_bytes((run.folder / "log.jsonl").read_bytes())
+    (tmp_path / "checkpoint.pt").write_bytes((run.folder / "checkpoint-00000008.pt").read_bytes())
+    with pytest.raises(ValueError, match=r"no checkpoint \(checkpoint.pt is of another version|"
+                                         r"no checkpoint in .* \(checkpoint.pt is of another version"):  # fmt: skip
+        reader(tmp_path)
+
+
+COMPUTING = {
+    "microbatches": 2, "recompute": True, "knn_chunk_mb": 8.0, "device": "auto", "precision": "fp64", "compile": True,
+    "graph": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", COMPUTING)
+def test_resume_with_another_way_to_compute_warns_and_goes_on(field, run, tmp_path, monkeypatch):
+    """As after memory ran out. What changes no number ends with the bits of a run left alone."""
+    stopped(run.config, tmp_path, 5, monkeypatch, save_every=1)
+    config = run.config.replace(**{field: COMPUTING[field]})
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: None)  # it takes a minute
+    how = "to the same bits" if field == "recompute" else "but perhaps not to the bits of an uninterrupted one"
+    words = rf"another {field} \({getattr(run.config, field)} there, {COMPUTING[field]} now\): the run goes on, {how}\."
+    with pytest.warns(UserWarning, match=words) as said:
+        again = run_of(config, tmp_path)
+    assert again.finished and len([w for w in said if "the run goes on" in str(w.message)]) == 1
+    assert checkpoint.newest(tmp_path)[1]["config"] == config.to_dict()
+    if field in ("recompute", "graph", "device"):  # the latter two mean the same here
+        assert not differing(weights(again), weights(run))
+
+
+def test_resume_for_more_epochs_is_refused_and_names_the_way_out(run, tmp_path):
+    config = run.config.replace(epochs=3)
+    with pytest.raises(ValueError, match=r"epochs \(2 there, 3 now\); choose another folder") as error:
+        run_of(config, run.folder)
+    assert f"there weights={str(run.folder)!r} starts a run of its own from these networks." in str(error.value)
+    assert run_of(config, tmp_path, weights=run.folder).finished
 
 
 # ---- damage
@@ -484,6 +612,50 @@ def test_an_error_of_a_callback_is_left_as_it_is():
 def test_no_worker_outlives_its_training(steps):
     assert run_of(tiny(epochs=1), workers=1, steps=steps).unfinished == [] or steps
     assert not multiprocessing.active_children()
+
+
+BLOCKED = """
+import os, sys
+from semppl_mini.parallel import ahead
+
+def large(i):
+    return bytes(10**7)
+
+if __name__ == "__main__":
+    items = ahead(large, 0, 8, workers=2)
+    next(items)
+    print(*open(f"/proc/self/task/{os.getpid()}/children").read().split(), flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds workers through /proc")
+def test_workers_end_with_a_process_that_is_killed(tmp_path):
+    """Though they wait to write into a pipe that nobody reads any more."""
+    (tmp_path / "blocked.py").write_text(BLOCKED)
+    main = subprocess.Popen([sys.executable, tmp_path / "blocked.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    workers = [int(pid) for pid in main.stdout.readline().split()]
+    time.sleep(0.5)  # until they are blocked
+    main.kill()
+    main.wait()
+    try:
+        assert len(workers) == 2 and gone(workers, seconds=20)
+    finally:
+        for pid in filter(running, workers):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_workers_are_no_more_than_the_steps_and_a_few_a_core(monkeypatch):
+    asked = []
+    loader = lambda items, **more: asked.append(more["num_workers"]) or map(more["collate_fn"], items)  # noqa: E731
+    monkeypatch.setattr(parallel_step, "DataLoader", loader)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # few steps left are nobody's mistake
+        assert [list(ahead(abs, 0, last, 12)) for last in (5, 40)] == [list(range(5)), list(range(40))]
+    with pytest.warns(UserWarning, match="workers = 1000 are more than 4 for each of 3 cores; 12 are started"):
+        list(ahead(abs, 0, 40, 1000))
+    assert asked == [5, 12, 12]
 
 
 def test_what_workers_run_can_be_sent_to_a_spawned_process():

@@ -115,3 +115,11 @@ def test_fine_tuning_on_the_device(device):
     read = evaluate(run.method.encoder, run.config, DATA, "val", tune_steps=2, all_labels=True)
     assert all(0 <= read[name] <= 1 for name in ("knn20", "linear", "fine_tuned", "linear_all"))
     assert next(run.method.encoder.parameters()).device.type == device
+
+
+def test_a_run_of_another_device_is_read_out_where_its_encoder_is(tmp_path):
+    """As a GPU's run on a machine without one."""
+    run = run_of("cpu", tmp_path)
+    elsewhere = run.config.replace(device="cuda:99")
+    read = [evaluate(run.method.encoder, config, DATA, "val", tune_steps=2) for config in (elsewhere, run.config)]
+    assert read[0] == read[1]

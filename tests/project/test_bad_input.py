@@ -108,6 +108,10 @@ CONFIG = [
     ("a momentum without end", config(momentum=1.0), "momentum = 1.0 forgets no gradient; give less than 1, 0.9 for"),
     ("a share of less than an image", small(labelled_share=0.01), "labelled_share = 0.01 of batch_size = 16 is less than"),
     ("an unknown device", trained(device="gpu"), "device = 'gpu' is unknown to torch; give"),
+    ("tensors without numbers", trained(device="meta"), "device = 'meta' is not there: of these this machine has 0, and"),
+    ("a device of another machine", trained(device="xpu:99"), "device = 'xpu:99' is not there: of these this machine has"),
+    ("a GPU too many", trained(device="cuda:99"), "device = 'cuda:99' is not there: of these this machine has"),
+    ("XLA without its package", trained(device="xla"), "device = 'xla' is not there"),
     ("an unknown preset", lambda f: s.presets.named("cifar"), "no preset 'cifar'; choose one of digits, cifar10"),
 ]  # fmt: skip
 
@@ -403,6 +407,10 @@ RUNS = [
     ("no step between saves", fit(save_every=0), "save_every = 0 is no whole number above 0; give 1 or more"),
     ("no checkpoint kept", fit(keep_last=0), "keep_last = 0 is no whole number above 0; give 1 or more"),
     ("two ways to resume", refit(resume=SimpleNamespace()), "resume= is for runs without a folder; give fit folder="),
+    ("an empty folder name", fit(folder=""), "folder = '' names no folder; give its path, or None to keep nothing"),
+    ("a number for a folder", fit(folder=7), "folder = 7 names no folder; give its path, or None"),
+    ("an empty name for weights", fit(weights=""), "'' names no run; give its folder, or one of its checkpoints"),
+    ("a run without a name", lambda f: s.load_run(""), "'' names no run; give its folder, or one of its checkpoints"),
     ("a file for a folder", lambda f: s.fit(tiny(), tiny_data(), fitted(f) / "encoder.pt"), "is no folder to write to"),
     ("other labels than the data", fit(tiny(labels=30)), "asks for 30 of 64 images, but 20 have a label; give load_data"),
     ("another share than the data", fit(tiny(labels=0.5)), "labels = 0.5 asks for 32 of 64 images, but 20 have a label"),
@@ -477,6 +485,20 @@ def train(*arguments):
     return lambda folder: run("scale/train.py", "digits", "--name", "x", "--out", folder, *arguments)
 
 
+def launched(**environment):
+    """scale/train.py in this environment, which would wait for other processes."""
+    def act(folder):
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("WORLD_SIZE", "RANK"):
+                patch.delenv(name, raising=False)
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            patch.setattr(torch.distributed, "init_process_group", lambda *_: pytest.fail("it would wait for ever"))
+            return train()(folder)
+
+    return act
+
+
 def real(*arguments):
     """The command in a process of its own, as a user gives it."""
     def act(folder):
@@ -521,6 +543,17 @@ COMMANDS = [
     ("no seeds for the demo", real("notebooks/demo.py", "--seeds", "0"), "--seeds 0 is too small; give 1 or more"),
     ("a script for a notebook", lambda f: run("notebooks/execute.py", "README.md"), "README.md is no notebook; give paths"),
     ("no kills", lambda f: run("tests/helpers/torture.py", "--kills", "0"), "--kills 0 is too small; give 1 or more"),
+    ("an empty pack name", train("--data", ""), "--data is given an empty value; give one, or leave it out"),
+    ("an empty label list", train("--label-list="), "--label-list is given an empty value; give one, or leave it out"),
+    ("an empty preset", lambda f: run("scale/train.py", "", "--name", "x"), "an argument is given an empty value; give one, or leave"),
+    ("a GPU that is not there", train("device='cuda:99'"), "device = 'cuda:99' is not there"),
+    ("a read-out on no device", lambda f: run("scale/evaluate.py", fitted(f), "--data", "digits", "--name", "x",
+                                              "--device", "meta"), "device = 'meta' is not there"),
+    ("no number of processes", launched(WORLD_SIZE="abc"), "WORLD_SIZE = 'abc' in the environment is no whole number from 1"),
+    ("fewer than no processes", launched(WORLD_SIZE="-1"), "WORLD_SIZE = '-1' in the environment is no whole number from 1"),
+    ("a rank nobody has", launched(WORLD_SIZE="2", RANK="7"), "RANK = '7' in the environment is no whole number from 0 to 1"),
+    ("no rank", launched(WORLD_SIZE="2"), "RANK = '' in the environment is no whole number from 0 to 1; let torchrun set"),
+    ("a rank that is a word", launched(RANK="one"), "RANK = 'one' in the environment is no whole number from 0 to 0"),
     ("a source that is not there", real("data/prepare.py", "folder", "--from", "nowhere", "--name", "x"), "does not exist"),
 ]  # fmt: skip
 

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from scipy.stats import t as student
 import semppl_mini as s
 from semppl_mini.data import pick
 from semppl_mini.files import write_pack
+from semppl_mini.keeping.command import command
 
 SCRIPT = Path(__file__).resolve().parents[2] / "notebooks" / "sweep.py"
 spec = importlib.util.spec_from_file_location("sweep", SCRIPT)
@@ -23,7 +25,7 @@ spec.loader.exec_module(sweep)
 
 PRESET = tiny(labels=20)
 QUESTIONS = {"k": (1, 3), "semantic_positives": (0, 3)}  # 1 and 3 are the preset's own
-RUNS = {f"tiny-epochs=1{change}-seed={seed}.json"
+RUNS = {f"epochs=1{change}-seed={seed}.json"
         for change in ("", "-k=3", "-semantic_positives=0") for seed in (0, 1)}  # fmt: skip
 
 
@@ -31,12 +33,12 @@ def rows_of(pack, folder, questions=QUESTIONS, seeds=2, preset=PRESET):
     return sweep.sweep(preset, questions, seeds, 1, pack, folder)
 
 
-def make_pack(folder, test=None):
+def make_pack(folder, test=None, train=slice(None)):
     """200 colour digits as a pack, with 30 images to test on, or other ones."""
     data = s.load_data("digits")
-    train = data.train.take(pick(data.train.truth, 200, 10, seed=1))
+    chosen, train = train, data.train.take(pick(data.train.truth, 200, 10, seed=1))
     test = data.test.images[:30] if test is None else test
-    splits = {"train": (train.images, train.truth), "test": (test, data.test.truth[: len(test)])}
+    splits = {"train": (train.images[chosen], train.truth[chosen]), "test": (test, data.test.truth[: len(test)])}
     return write_pack(folder / "tiny.npz", splits, data.classes, "a slice of the digits")
 
 
@@ -71,9 +73,10 @@ def trained(monkeypatch):
     return configs
 
 
-def test_the_shared_default_runs_once(kept):
+def test_the_shared_default_runs_once(kept, pack):
     folder, rows = kept
-    assert {path.name for path in folder.iterdir()} == RUNS  # and no half-written file
+    name = f"tiny-{sweep.images_of(s.load_data(pack))[:8]}"  # two packs may be called tiny
+    assert {path.name for path in folder.iterdir()} == {f"{name}-{run}" for run in RUNS}  # and no half-written file
     assert [(row["question"], row["value"], row["own"], row["seed"]) for row in rows] == [
         (question, value, own, seed)
         for seed in (0, 1)
@@ -136,7 +139,7 @@ def test_merged_classes_keep_images_and_hidden_labels_apart(pack):
 def test_files_are_small_and_hold_no_steps(kept):
     for path in kept[0].iterdir():
         result = json.loads(path.read_text())
-        assert set(result) == {"data", "config", "seconds", "pseudo_label_accuracy", "knn20", "linear", "last"}
+        assert set(result) == {"data", "images", "config", "seconds", "last", *sweep.MEASURES}
         assert len(result["pseudo_label_accuracy"]) == 2 and result["last"]["epoch"] == 1
         assert path.stat().st_size < 5000
 
@@ -149,8 +152,53 @@ def test_a_second_call_trains_nothing(kept, pack, trained, capsys):
     assert not trained and "6 runs, 0 of them still to do" in capsys.readouterr().out
 
 
-def test_a_finished_sweep_needs_no_data(kept):
-    assert rows_of("nowhere/tiny.npz", kept[0]) == kept[1]
+def test_a_finished_sweep_of_a_named_pack_needs_no_data(pack, tmp_path, monkeypatch, trained):
+    monkeypatch.setenv("SEMPPL_DATA", str(pack.parent))
+    rows = rows_of("tiny", tmp_path, {"k": (1,)}, seeds=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny-epochs=1-seed=0.json"]
+    monkeypatch.setenv("SEMPPL_DATA", str(tmp_path / "nowhere"))
+    assert rows_of("tiny", tmp_path, {"k": (1,)}, seeds=1) == rows and len(trained) == 1
+    with pytest.raises(ValueError, match="There is no data pack nowhere/tiny.npz"):
+        rows_of("nowhere/tiny.npz", tmp_path, {"k": (1,)}, seeds=1)
+
+
+def test_packs_of_one_name_share_no_runs(kept, pack, tmp_path, monkeypatch, trained, capsys):
+    """By path both are kept side by side; by name, in another SEMPPL_DATA, the runs of the one are made again."""
+    other = make_pack(tmp_path, train=slice(20, None))
+    (row,) = rows_of(other, kept[0], {"k": (1,)}, seeds=1)
+    assert len(trained) == 1 and row["knn20"] != kept[1][0]["knn20"]
+    assert rows_of(pack, kept[0])[0] == kept[1][0] and len(trained) == 1
+    (kept[0] / f"{sweep.named(other)[0]}-epochs=1-seed=0.json").unlink()  # others count its files
+    for count, folder in ((2, pack.parent), (3, other.parent)):
+        monkeypatch.setenv("SEMPPL_DATA", str(folder))
+        rows_of("tiny", tmp_path / "by-name", {"k": (1,)}, seeds=1)
+        assert len(trained) == count
+    assert "tiny-epochs=1-seed=0.json is of other images: this run is done again." in capsys.readouterr().out
+
+
+def test_images_of_a_run_are_those_of_any_labels(pack):
+    few, all_ = s.load_data(pack, 20), s.load_data(pack)
+    assert sweep.images_of(few) == sweep.images_of(all_)
+    assert sweep.images_of(few) != sweep.images_of(sweep.merged(few, tuple(c % 2 for c in range(10)), ["a", "b"]))
+
+
+def test_ctrl_c_says_what_a_command_can_do(pack, tmp_path, monkeypatch, capsys):
+    """Not fit(..., resume=run), which nobody has on a command line. What ran goes to --out."""
+    right, argv = s.fit, ["sweep.py", "--questions", "k", "--seeds", "1", "--epochs", "1", "--data", str(pack)]
+    monkeypatch.setattr(s.presets, "named", lambda name: PRESET)
+    monkeypatch.setattr("sys.argv", [*argv, "--out", str(tmp_path / "out")])
+
+    def stop(config, data, callbacks=(), **more):
+        ask = [lambda *_: os.kill(os.getpid(), signal.SIGINT)] if config.k == 5 else []
+        return right(config, data, callbacks=[*callbacks, *ask], **more)
+
+    monkeypatch.setattr(s, "fit", stop)
+    with pytest.raises(SystemExit) as end:
+        command(sweep.main, "notebooks/sweep.py")
+    assert end.value.code == 130
+    words = "of 11: the runs that had ended are kept, and the same command begins this one again.\n"
+    assert capsys.readouterr().err.endswith(words)
+    assert [path.name.partition("-epochs")[2] for path in (tmp_path / "out").iterdir()] == ["=1-seed=0.json"]
 
 
 def test_a_further_seed_or_value_runs_alone(folder, pack, trained):
@@ -169,7 +217,7 @@ def test_a_stopped_sweep_keeps_what_had_ended(pack, tmp_path, monkeypatch, train
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(s, "fit", stop)
         rows_of(pack, tmp_path, {"k": (3,)}, seeds=1)
-    assert [path.name for path in tmp_path.iterdir()] == ["tiny-epochs=1-seed=0.json"]
+    assert [path.name.partition("-epochs")[2] for path in tmp_path.iterdir()] == ["=1-seed=0.json"]
     rows_of(pack, tmp_path, {"k": (3,)}, seeds=1)
     assert [config.k for config in trained] == [1, 3]
 
@@ -198,7 +246,7 @@ def other_settings(text):
     (other_settings, "is of a run with another tau, alpha"),
 ])  # fmt: skip
 def test_a_file_of_no_use_is_made_again(folder, kept, pack, trained, capsys, damage, reason):
-    path = folder / "tiny-epochs=1-k=3-seed=1.json"
+    (path,) = folder.glob("*-epochs=1-k=3-seed=1.json")
     path.write_text(damage(path.read_text()))
     rows = rows_of(pack, folder)
     assert f"{path.name} {reason}: this run is done again." in capsys.readouterr().out
@@ -212,7 +260,7 @@ def test_a_field_that_came_later_does_not_void_what_is_kept(folder, kept, pack, 
     """Files of an older version lack the fields added since: these count as their defaults."""
     for path in folder.iterdir():
         result = json.loads(path.read_text())
-        del result["config"]["knn_chunk_mb"]
+        del result["config"]["knn_chunk_mb"], result["images"]
         path.write_text(json.dumps(result))
     assert rows_of(pack, folder) == kept[1] and not trained
 
