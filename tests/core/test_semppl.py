@@ -143,7 +143,7 @@ def test_after_step_moves_encoder_and_projector_by_the_ema(gamma, schedule, prog
 @pytest.mark.parametrize("labelled, classes, queue", [
     (0, 3, 24),  # no labels
     (1, 3, 24),  # nothing but labels
-    (0.5, 1, 24),  # one class
+    (0.5, 2, 24),  # two classes
     (0.5, 3, 1),  # a queue of one
     (1, 3, 5),  # more labelled rows than the queue takes
 ])  # fmt: skip

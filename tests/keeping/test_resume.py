@@ -178,7 +178,7 @@ def test_a_checkpoint_holds_plain_types_and_says_where_it_comes_from(run):
     ({"tau": 0.5}, {}, r"tau \(0.2 there, 0.5 now\)"),
     ({"tau": 0.5, "k": 3}, {}, r"k \(1 there, 3 now\), tau \(0.2 there, 0.5 now\)"),
     ({}, {"provenance": "another slice"}, r"data \(a slice of the digits there, another slice now\)"),
-    ({}, {"classes": list("abc")}, r"classes \(10 there, 3 now\)"),
+    ({}, {"classes": list("abcdefghijk")}, r"classes \(10 there, 11 now\)"),
     ({}, {"train": {"images": 1}}, "images"),
     ({}, {"train": {"labels": 1}}, "images"),
     ({}, {"train": {"ids": 1}}, "images"),
