@@ -36,19 +36,10 @@ CIFAR10 = {  # column: the place of its number; "a or b": b where there is no a
     "minutes": "train_seconds",
 }
 LABELS_500 = {  # row: its files
-    "SemPPL, 32 epochs": "semppl-500-long",
-    "augmentation-only, 32 epochs": "augmentation-500-long",
+    "**SemPPL**": "semppl-500-seed*",
+    "augmentation-only": "augmentation-500-seed*",
     "supervised-only": "supervised-500-seed*",
-    "SemPPL, 8 epochs": "semppl-500-short-seed*",
-    "augmentation-only, 8 epochs": "augmentation-500-short-seed*",
-    "*oracle*, 8 epochs": "oracle-500-short",
-    "SemPPL, 8 epochs, 250 labels": "semppl-250-short",
-}
-LABELS_5000 = {
-    "SemPPL, 16 epochs": "semppl-5000-half",
-    "augmentation-only, 16 epochs": "augmentation-5000-half",
-    "SemPPL, a quarter labelled": "semppl-5000",
-    "supervised-only": "supervised-5000",
+    "*oracle*": "oracle-500-seed*",
 }
 
 BUDGET = {
@@ -218,7 +209,6 @@ TABLES = {
     "front": lambda: digits(FRONT_ROWS),
     "digits": lambda: digits(DIGITS_ROWS),
     "labels_500": lambda: results(CIFAR10, LABELS_500),
-    "labels_5000": lambda: results(CIFAR10, LABELS_5000),
     "budget": lambda: results(BUDGET, BUDGET_ROWS),
     "unlabelled": lambda: results(UNLABELLED, BUDGET_ROWS),
     "transfer": lambda: results(TRANSFER, TRANSFER_ROWS),

@@ -47,7 +47,7 @@ def test_every_table_stands_on_a_page_and_every_mark_is_closed(tables):
 
 @pytest.mark.parametrize("file, number, pages", [
     ("notebooks/results/demo.json", "knn20", ["README.md", "results.md"]),
-    ("notebooks/results/semppl-500-long.json", "linear", ["results.md"]),
+    ("notebooks/results/semppl-500-seed0.json", "linear", ["results.md"]),
     ("notebooks/results/measures/compare-pixels.json", "knn20", ["results.md"]),
     ("benchmarks/results.json", "ratio", ["speed.md"]),
 ])
@@ -66,7 +66,7 @@ def test_a_changed_number_is_noticed(file, number, pages, tables, tmp_path, monk
 
 def test_a_number_that_no_file_has_is_no_empty_column(tables):
     with pytest.raises(AssertionError, match="column is empty"):
-        tables.results({"k-NN": "results.knn20", "slip": "results.knn21"}, {"row": "semppl-500-long"})
+        tables.results({"k-NN": "results.knn20", "slip": "results.knn21"}, {"row": "semppl-500-seed0"})
     with pytest.raises(AssertionError, match="no file"):
         tables.kept("no-such-run")
 
