@@ -1,7 +1,7 @@
 """One command that measures on an NVIDIA GPU what CPUs cannot tell, into one JSON file, rewritten after each part.
 
-    python scale/gpu_check.py                       all of it, nine minutes on an H100
-    python scale/gpu_check.py --only checks         all but the training, within three minutes
+    python scale/gpu_check.py                       all of it, meant for nine minutes of an H100
+    python scale/gpu_check.py --only checks         all but the training, meant for three minutes
     python scale/gpu_check.py --only train --minutes 6 --changes lr=0.5 "blur_p=(0.1,)" --encoder encoder.pt
     python scale/gpu_check.py --from FOLDER         packs FOLDER/train.tar.gz and FOLDER/test.tar.gz as cifar10 first
     python scale/gpu_check.py --tiny                a try on the digits with small networks, also without a GPU

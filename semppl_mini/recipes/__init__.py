@@ -36,7 +36,7 @@ def cifar10_cpu() -> Config:
 
 def cifar10() -> Config:
     """CIFAR-10 in six minutes on one H100 [all differences ours]: as `cifar10_cpu`, three times as wide."""
-    # Run once, 71 epochs at lr 0.007, which was too high (docs/scaling.md); 0.002 is a guess
+    # Run once, 71 epochs at lr 0.007, probably too high (docs/scaling.md); 0.002 is a guess
     return cifar10_cpu().replace(
         width=192, large_size=32, large_scale=(0.25, 1.0), projector_hidden=1024, predictor_hidden=1024,
         batch_size=256, queue=2560, negatives=255, epochs=100, gamma=0.97, lr=0.002, graph=True,

@@ -111,7 +111,7 @@ def test_a_step_that_waits_is_no_graph():
 
 
 def test_one_early():
-    """Same items, same order, one made ahead; an error reaches who asks for the item, and closing ends the maker."""
+    """Same items, same order; an error reaches who asks for the item, and closing ends the maker."""
     made = []
 
     def items():
