@@ -20,8 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import semppl_mini as s
 from semppl_mini import parallel
-from semppl_mini.airbench import whiten
 from semppl_mini.batches import Batches
+from semppl_mini.networks import begin
 from semppl_mini.optim import make_optimizer, set_lr
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -200,7 +200,7 @@ def pieces(config: s.Config, data: s.Data) -> dict:
     """
     batches, ids = Batches(config, data.train, s.SemPPL.draw), int(data.train.ids.max()) + 1
     method = parallel.placed(s.SemPPL(config, len(data.classes), ids), batches.device, config)
-    whiten(method, batches.train, config)
+    begin(method, batches.train, config)
     optimizer, L, ready = make_optimizer(config, method.online), config.large_views, batches[0]
     set_lr(optimizer, 1e-4)
     views, batch, draws = batches.place(ready)

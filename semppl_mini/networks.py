@@ -8,8 +8,8 @@ Encoders are ResNets of torchvision's blocks: a stem, then stages, each after th
 doubling the channels, which are `width` in the first. Convolutions start by He's rule, batch norms at one. Heads are
 BYOL's MLP, Linear-BN-ReLU-Linear (the official repository keeps it; sizes are unspecified in the paper).
 
-A faster encoder for CIFAR is in airbench.py, ImageNet's encoders and stem in recipes/resnets.py: they add themselves to
-ENCODERS and STEMS below; `ENCODERS["mine"] = function`, config -> module with `dim`, adds one of yours.
+A faster encoder for CIFAR is in recipes/airbench.py, ImageNet's encoders and stems in recipes/resnets.py: they add
+themselves to ENCODERS and STEMS below; `ENCODERS["mine"] = function`, config -> module with `dim`, adds one of yours.
 """
 
 from functools import partial
@@ -92,3 +92,15 @@ def networks(config, generator: torch.Generator) -> nn.ModuleDict:
         g = mlp(f.dim, config.projector_hidden, config.embedding_dim)
         h = mlp(config.embedding_dim, config.predictor_hidden, config.embedding_dim)
     return nn.ModuleDict({"encoder": f, "projector": g, "predictor": h})
+
+
+@torch.no_grad()
+def begin(network: nn.Module, images, config) -> None:
+    """Before a training from scratch: weights of layers that have a `weight_from(images, config)`, as airbench's first.
+
+    They are alike in all such layers of a network, so it is asked once, on process 0, and told to all.
+    """
+    if layers := [layer for layer in network.modules() if hasattr(layer, "weight_from")]:
+        weight = parallel.tell(layers[0].weight_from(images, config) if parallel.rank() == 0 else None)
+        for layer in layers:
+            layer.weight.copy_(weight)

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from . import keeping, monitor, parallel
-from .airbench import whiten
 from .batches import Batches, epoch_order
 from .config import Config
 from .data import Data
 from .method import Method
+from .networks import begin
 from .optim import lr_at, make_optimizer, set_lr
 
 
@@ -51,7 +51,7 @@ def fit(
         keeper.resume(resume)
         if not run.history:
             if weights is None:
-                whiten(method, batches.train, config)  # airbench's first layer; nothing in other encoders
+                begin(method, batches.train, config)  # airbench's first layer; nothing in other encoders
             measure_untrained(method, batches, keeper)
             keeper.close_epoch()
         for epoch in keeper.epochs(workers):

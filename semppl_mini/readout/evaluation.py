@@ -12,12 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import parallel
-from ..airbench import whiten
 from ..data import Data, ImageSet
 from ..files import check_tensor, check_whole, shown
 from ..keeping import Interrupted, check_labels
 from ..method import encode
-from ..networks import networks
+from ..networks import begin, networks
 from ..rng import INIT, generator
 from ..train import fit
 
@@ -147,7 +146,7 @@ def classifier_accuracy(model: nn.Sequential, images: ImageSet, config) -> float
 def untrained_encoder(config, data: Data) -> nn.Module:
     """The encoder that a run of this config on data.train starts from."""
     encoder = networks(config, generator(config.seed, 0, INIT))["encoder"]
-    whiten(encoder, data.train, config)
+    begin(encoder, data.train, config)
     return encoder.to(parallel.device_of(config))
 
 

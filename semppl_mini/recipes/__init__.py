@@ -6,7 +6,7 @@ Run here, at their own size, are those whose names begin with digits or cifar10_
 import inspect
 
 from ..config import Config
-from . import resnets  # adds ImageNet's encoders to those of networks.py
+from . import airbench, resnets  # noqa: F401 - they add encoders to those of networks.py
 
 CIFAR10 = {"labels": 500, "mean": (0.4914, 0.4822, 0.4465), "std": (0.247, 0.2435, 0.2616)}
 CIFAR100 = {"labels": 2500, "mean": (0.5071, 0.4865, 0.4409), "std": (0.2673, 0.2564, 0.2762)}

@@ -12,10 +12,10 @@ from torch.testing import assert_close
 from torchvision.models import resnet18, resnet50
 
 from semppl_mini import ImageSet, SemPPL, fit, load_run, train
-from semppl_mini.airbench import airbench, filters, whiten
-from semppl_mini.networks import BLOCKS, ENCODERS, STEMS, ResNet, basic_block, mlp, networks
+from semppl_mini.networks import BLOCKS, ENCODERS, STEMS, ResNet, basic_block, begin, mlp, networks
 from semppl_mini.parallel import compiled
 from semppl_mini.recipes import resnets
+from semppl_mini.recipes.airbench import airbench, filters
 from semppl_mini.recipes.resnets import bottleneck, deep_stem, imagenet_stem, sk_bottleneck
 
 BOTTLENECK = dict(block=bottleneck)
@@ -256,11 +256,11 @@ def test_whitening_draws_by_the_seed_what_it_looks_at():
 def test_whitening_is_computed_once_and_kept(tmp_path, monkeypatch):
     """From the training images as a run begins; not for a run that goes on, that starts from weights, or is loaded."""
     config, asked = tiny(**AIRBENCH), []
-    monkeypatch.setattr(train, "whiten", lambda *given: asked.append(1) or whiten(*given))
+    monkeypatch.setattr(train, "begin", lambda *given: asked.append(1) or begin(*given))
     begun = fit(config, tiny_data(), tmp_path, progress=False, steps=5)
     stem = begun.method.encoder.stem[0].weight
     wanted = SemPPL(config, 10)
-    whiten(wanted, tiny_data().train, config)
+    begin(wanted, tiny_data().train, config)
     assert asked == [1] and torch.equal(stem, wanted.encoder.stem[0].weight)
     ended = fit(config, tiny_data(), tmp_path, progress=False)
     another = fit(config.replace(seed=1), tiny_data(), progress=False, weights=tmp_path)
@@ -272,7 +272,7 @@ def test_whitening_is_computed_once_and_kept(tmp_path, monkeypatch):
 
 def test_supervised_only_whitens_by_the_labelled_images(monkeypatch):
     seen = []
-    monkeypatch.setattr(train, "whiten", lambda method, images, config: seen.append(images))
+    monkeypatch.setattr(train, "begin", lambda method, images, config: seen.append(images))
     config = tiny(**AIRBENCH, method="finetune", large_views=1, small_views=0)
     fit(config, tiny_data(), progress=False)
     assert (seen[0].labels >= 0).all() and len(seen[0]) == 20
@@ -281,7 +281,7 @@ def test_supervised_only_whitens_by_the_labelled_images(monkeypatch):
 def test_an_encoder_of_ones_own_joins_by_its_name(monkeypatch):
     """A stand-in for a config, as it is asked for its fields alone."""
     config = SimpleNamespace(**vars(tiny()) | {"backbone": "mine"})
-    with pytest.raises(ValueError, match="^backbone = 'mine' is not known; choose one of narrow, .*, airbench.$"):
+    with pytest.raises(ValueError, match="^backbone = 'mine' is not known; choose one of narrow, .*, resnet200.$"):
         networks(config, torch.Generator())
     monkeypatch.setitem(ENCODERS, "mine", lambda config: ResNet((1,), config.width, stem=STEMS["imagenet"]))
     parts = networks(config, torch.Generator())

@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 
 from semppl_mini import (
-    airbench,
     batches,
     lars,
     losses,
@@ -32,7 +31,7 @@ from semppl_mini import (
 from semppl_mini import votes as pseudo_labels  # fmt: skip
 from semppl_mini.parallel import memory, pixels
 from semppl_mini.queue import LabelledQueue
-from semppl_mini.recipes import resnets
+from semppl_mini.recipes import airbench, resnets
 from semppl_mini.relatives import carp, ifnd
 from semppl_mini.semppl import SemPPL
 
@@ -748,7 +747,7 @@ def muon_lets_the_norm_grow(right):
     return wrong
 
 
-@planted(checks.check_whitening, airbench, "whiten")
+@planted(checks.check_whitening, networks, "begin")
 def the_target_is_not_whitened(right):
     def wrong(method, images, config):
         kept = copy.deepcopy(method.target)

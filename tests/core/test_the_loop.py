@@ -5,10 +5,10 @@ import torch
 from checks import differing, tiny, tiny_data, weights
 
 from semppl_mini import SemPPL, fit, relatives
-from semppl_mini.airbench import whiten
 from semppl_mini.batches import epoch_order
 from semppl_mini.files import checkpoint
 from semppl_mini.method import Batch
+from semppl_mini.networks import begin
 from semppl_mini.optim import lr_at, make_optimizer
 from semppl_mini.rng import VIEWS, generator
 from semppl_mini.views import draw_views, make_views
@@ -19,7 +19,7 @@ def bare(config, data):
     train, kind = data.train, relatives.METHODS[config.method]
     method = kind(config, len(data.classes), int(train.ids.max()) + 1).to(memory_format=torch.channels_last)
     train = train.labelled() if kind.labelled_only else train
-    whiten(method, train, config)
+    begin(method, train, config)
     optimizer, each = make_optimizer(config, method.online), len(train) // config.batch_size
     for step in range(config.epochs * each):
         epoch, i = divmod(step, each)

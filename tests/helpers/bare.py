@@ -1,9 +1,9 @@
 """A training with nothing around it, step by step: no folder, no log, no resume."""
 
 from semppl_mini import monitor, parallel, train
-from semppl_mini.airbench import whiten
 from semppl_mini.batches import Batches
 from semppl_mini.keeping import class_of
+from semppl_mini.networks import begin
 from semppl_mini.optim import lr_at, make_optimizer, set_lr
 
 
@@ -16,7 +16,7 @@ class Bare:
         self.config = config
         self.batches = Batches(config, images.labelled() if kind.labelled_only else images, kind.draw)
         self.method = parallel.placed(method, self.batches.device, config)
-        whiten(self.method, self.batches.train, config)
+        begin(self.method, self.batches.train, config)
         self.optimizer = make_optimizer(config, method.online)
 
     def step(self, step, ready=None):

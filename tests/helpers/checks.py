@@ -16,14 +16,14 @@ from bare import Bare
 from torch.testing import assert_close
 from torchvision.transforms.v2 import functional as TF
 
-from semppl_mini import airbench, fit, lars, losses, muon, networks, optim, positives, semppl, views
+from semppl_mini import fit, lars, losses, muon, networks, optim, positives, semppl, views
 from semppl_mini import votes as pseudo_labels
 from semppl_mini.config import Config
 from semppl_mini.data import Data, hide_labels, load_data, pick
 from semppl_mini.networks import mlp
 from semppl_mini.parallel import memory
 from semppl_mini.queue import LabelledQueue
-from semppl_mini.recipes import resnets
+from semppl_mini.recipes import airbench, resnets
 from semppl_mini.semppl import SemPPL
 
 
@@ -681,7 +681,7 @@ def check_whitening(device):
     """W (mean p p^T + 5e-4) W^T = 1, filters from the strongest on; each stem the same, and its negatives."""
     config, images = tiny(backbone="airbench", small_size=9), tiny_data().train.take(torch.arange(6))
     method = SemPPL(config, 10).to(device)
-    airbench.whiten(method, images, config)
+    networks.begin(method, images, config)
     stems = [m for m in method.modules() if isinstance(m, airbench.Whitening)]
     assert len(stems) == 2 and torch.equal(stems[0].weight, stems[1].weight)
     W, p = array(stems[0].weight).reshape(24, 12), patches_of(images.images, config.mean, config.std)

@@ -13,16 +13,15 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import conv3x3
 
-from . import parallel
-from .networks import ENCODERS, Encoder
-from .rng import INIT, generator
-from .views import normalise
+from ..networks import ENCODERS, Encoder
+from ..rng import INIT, generator
+from ..views import normalise
 
 
 class Whitening(nn.Conv2d):
     """The first layer of airbench: (B, 3, H, W) -> (B, 24, H - 1, W - 1), decorrelated 2x2 patches and their negatives.
 
-    Its weights are not trained, `whiten` computes them from images; until then they are random. The bias is trained.
+    Its weights are not trained, but `filters` of images; until `networks.begin` they are random. The bias is trained.
     """
 
     def __init__(self):
@@ -34,6 +33,9 @@ class Whitening(nn.Conv2d):
         if (small := min(x.shape[2:])) < 9:
             raise ValueError(f"airbench halves an image thrice, and one has {small} pixels a side; give 9 or more.")
         return super().forward(x)
+
+    def weight_from(self, images, config) -> Tensor:
+        return filters(images, config)
 
 
 def group(inner: int, outer: int) -> nn.Sequential:
@@ -50,15 +52,6 @@ def airbench(width: int, recompute: bool = False) -> Encoder:
     """An encoder of any H, W >= 9, with 4 width features."""
     stem, sizes = nn.Sequential(Whitening(), nn.GELU()), (24, width, 2 * width, 4 * width)
     return Encoder(stem, list(map(group, sizes, sizes[1:])), 4 * width, recompute)
-
-
-@torch.no_grad()
-def whiten(network: nn.Module, images, config) -> None:
-    """Give each `Whitening` within a network the `filters` of an ImageSet; process 0 computes, for all."""
-    if stems := [m for m in network.modules() if isinstance(m, Whitening)]:
-        W = parallel.tell(filters(images, config) if parallel.rank() == 0 else None)
-        for stem in stems:
-            stem.weight.copy_(W)
 
 
 def filters(images, config, most: int = 50_000) -> Tensor:
