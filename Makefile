@@ -29,8 +29,8 @@ quick: $(READY)  ## the core and the loop alone, within a minute
 test-xla: $(XLA)/.stamp  ## one process against four XLA devices; needs Linux on x86-64, 7 GB more
 	TQDM_DISABLE=1 $(XLA)/bin/python -m pytest -p no:cacheprovider tests/parallel/test_xla.py
 
-lab: $(READY)  ## JupyterLab at the first notebook; LAB=... adds options
-	$(RUN) -m jupyterlab notebooks/00_start_here.ipynb $(LAB)
+lab: $(READY)  ## JupyterLab at the first notebook, in copies of your own (notebooks/my_*); LAB=... adds options
+	$(RUN) notebooks/lab.py $(LAB)
 
 data: $(READY)  ## pack CIFAR-10: from FROM=folder-of-class-folders (or tars), or downloaded
 	$(RUN) data/prepare.py $(if $(FROM),folder --from "$(FROM)" --name cifar10,cifar10)

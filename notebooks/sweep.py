@@ -70,8 +70,6 @@ def train(config: s.Config, data: s.Data, bar: tqdm) -> dict:
     except s.Interrupted as stop:
         words = f"{str(stop).partition(':')[0]}: the runs that had ended are kept, and the same command begins this one"
         raise s.Interrupted(f"{words} again.", stop.run, stop.signal) from None
-    if not run.finished:  # a notebook's stop button: nothing is kept of half a run
-        raise KeyboardInterrupt
     accuracy = s.evaluate(run.method.encoder, config, data, split="val")
     accuracy["pseudo_label_accuracy"] = [record.get("pseudo_label_accuracy") for record in run.history]
     seconds = time.time() - start

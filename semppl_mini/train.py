@@ -32,7 +32,7 @@ def fit(
     Started by torchrun, after `parallel.start()`, the processes share every batch, and process 0 alone logs, saves and
     calls back: the run is the same run, and another number of processes can go on with it.
 
-    Ctrl-C or SIGTERM end the step, save, and raise Interrupted (a notebook's stop button returns the run instead).
+    Ctrl-C, a notebook's stop button or SIGTERM end the step, save, and raise Interrupted, which has the run.
     ValueError: the folder's config (but for computing), images or weights differ, or data.train has other labels.
     FloatingPointError: a loss or gradient is not finite; weights and target are those before the step (queues are not).
     """

@@ -3,9 +3,11 @@
 Limits are generous, but no slip of the hand and no lying file asks for terabytes. Each error is a ValueError.
 """
 
+import ast
 import dataclasses
 import difflib
 import math
+import sys
 
 
 def number(default, least=-math.inf, most=math.inf, above=None, entries=None, whole=False, empty=False):
@@ -70,15 +72,31 @@ def _check_numbers(name: str, value, least, most, above, entries, whole, empty) 
         raise ValueError(f"{name} = {value} is no range; give the smaller number first.")
 
 
+ELSEWHERE = {  # how others call a field
+    "temperature": "tau", "learning_rate": "lr", "ema": "gamma", "momentum_ema": "gamma", "target_decay": "gamma",
+    "arch": "backbone", "model": "backbone", "bs": "batch_size", "num_epochs": "epochs", "max_epochs": "epochs",
+    "n_labels": "labels", "num_labels": "labels", "queue_size": "queue", "num_neighbors": "k", "wd": "weight_decay",
+    "num_negatives": "negatives", "num_prototypes": "prototypes", "amp": "precision", "image_size": "large_size",
+}  # fmt: skip
+
+
 def check_name(name: str, known, there_is_none: str) -> None:
     """ValueError names the nearest of the known names; its sentence begins as told: "There is no parameter"."""
     if name not in known:
-        near = difflib.get_close_matches(name, known, 1, 0)[0]
+        near = ELSEWHERE.get(name)
+        near = near if near in known else difflib.get_close_matches(name, known, 1, 0)[0]
         raise ValueError(f"{there_is_none} {name!r}; the nearest is {near!r}.")
 
 
 def check_parameters(values: dict, types: dict) -> None:
-    """ValueError unless notebook parameters are of their types {name: type or union of types}."""
+    """ValueError unless notebook parameters are of their types {name: type or union of types}.
+
+    Nor may papermill, which only warns, have been given others: its cell begins with "# Parameters".
+    """
+    cells = getattr(sys.modules.get("__main__"), "In", ())  # of a notebook's kernel
+    injected = [ast.parse(cell) for cell in cells if cell.startswith("# Parameters\n")]
+    for name in [target.id for cell in injected for node in cell.body for target in getattr(node, "targets", ())]:
+        check_name(name, types, "There is no parameter")
     for name, value in values.items():
         check_name(name, types, "There is no parameter")
         check_type(f"Parameter {name}", value, types[name])

@@ -14,7 +14,30 @@ from .. import monitor, parallel
 from ..files import checkpoint
 from .log import Log
 from .run import COMPUTING, EXACT, Run, class_name, config_in, fitting, software
-from .signals import Listen, stop
+from .signals import Interrupted, Listen
+
+
+class Pace:
+    """How long a training will take, by its steps 3 to 8 (the first ones warm up), and whether it waits for cores."""
+
+    def __init__(self, device: torch.device):
+        self.steps, self.on_cpu = 0, device.type == "cpu"
+
+    def after_step(self, left: int) -> str | None:
+        """After the 8th step a sentence, if more than a minute is left; a warning of a machine that is busy."""
+        self.steps += 1
+        if self.steps == 2:
+            self.wall, self.cpu = time.perf_counter(), time.process_time()
+        if self.steps != 8:
+            return None
+        wall, cpu = (time.perf_counter() - self.wall) / 6, (time.process_time() - self.cpu) / 6
+        threads = torch.get_num_threads()
+        if self.on_cpu and threads > 1 and wall > 3 * cpu:
+            words = f"A step takes {wall:.2g} s, but {cpu:.2g} s of processor time: other work keeps the cores busy,"
+            words += f" and {threads} threads wait for each other. One thread is often faster: OMP_NUM_THREADS=1 or "
+            warnings.warn(f"{words}torch.set_num_threads(1).", stacklevel=2)
+        minutes = left * wall / 60
+        return f"{left} steps of {wall:.2g} s are left: about {minutes:.0f} minutes." if minutes > 1 else None
 
 
 class Keeper:
@@ -29,21 +52,20 @@ class Keeper:
         kind = class_name(run.config, type(run.method))
         self.place = parallel.replayed(batches.place, run.config, batches.device)
         self.same = {"class": kind, "data": run.data, **digests, "classes": run.method.num_classes}  # beside the config
-        self.log, self.saved, self.signal, self.ready = None, None, 0, None
+        self.log, self.saved, self.signal, self.ready, self.bar = None, None, 0, None, None
         self.software = {"device": str(batches.device), **software()}
         self.hidden = {} if progress and parallel.rank() == 0 else {"disable": True}  # no key: tqdm minds TQDM_DISABLE
 
     def __enter__(self) -> "Keeper":
         if self.run.folder and parallel.rank() == 0:  # nobody else writes, nor without a folder
             self.log = Log(self.run.folder)
-        title = self.run.method.title + " ORACLE" * self.run.config.oracle
-        self.bar = tqdm(total=self.end_step, desc=title, **self.hidden)
         self.asked = Listen()
         return self
 
     def __exit__(self, kind, error, trace) -> None:
         self.asked.end()
-        self.bar.close()
+        if self.bar is not None:  # a bar at its start counts as False
+            self.bar.close()
         if self.ready:  # and with it the workers
             self.ready.close()
         if self.log:
@@ -59,6 +81,9 @@ class Keeper:
 
     def epochs(self, workers: int = 0) -> Iterator[int]:
         """The epochs that are left to run, from 0 on; each is closed when all of its steps are recorded."""
+        title = self.run.method.title + " ORACLE" * self.run.config.oracle
+        options = dict(total=self.end_step, initial=self.done, dynamic_ncols=True)  # its clock starts at the first step
+        self.bar, self.pace = tqdm(desc=title, **options, **self.hidden), Pace(self.batches.device)
         self.ready = self.timed(self.batches.ahead(self.done, self.last, workers))
         while not self.run.finished and (self.done < self.last or len(self.run.unfinished) == self.each):
             yield len(self.run.history) - 1
@@ -72,6 +97,8 @@ class Keeper:
         while not self.signal and len(self.run.unfinished) < self.each and self.done < self.last:
             yield self.done, *next(self.ready)
             self.bar.update()
+            if (words := self.pace.after_step(self.last - self.done)) and not self.hidden:
+                self.bar.write(words)
             self.signal = parallel.most(self.asked.signal, self.batches.device)  # of any of the processes
             due = self.save_every and self.done % self.save_every == 0 and len(self.run.unfinished) < self.each
             if self.signal or due:  # an epoch's end saves
@@ -135,10 +162,11 @@ class Keeper:
         if run.finished:
             how = "the run is complete"
         elif not run.folder:
-            how = "nothing is on disk; fit(..., resume=run) goes on, a folder would keep it"
+            how = "nothing is on disk; fit(..., resume=sys.last_value.run) goes on, a folder would keep it"
             run.state = self.state()
-        message = f"Stopped after step {self.done} of {self.end_step}: {how}."
-        return stop(run, self.signal, message) if self.signal else run
+        if self.signal:
+            raise Interrupted(f"Stopped after step {self.done} of {self.end_step}: {how}.", run, self.signal)
+        return run
 
     def write(self, line: dict) -> None:
         if self.log:
@@ -176,7 +204,6 @@ class Keeper:
             if self.log:
                 self.log.cut(state["log"] if path else 0)
                 checkpoint.tidy(self.run.folder, path, self.keep_last)
-        self.bar.update(self.done)
 
     def _restore(self, path, state: dict) -> None:
         config = config_in(path, state)

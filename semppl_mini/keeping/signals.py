@@ -1,16 +1,21 @@
 """Ctrl-C, a notebook's stop button and SIGTERM end a training between two steps, not within one."""
 
-import builtins
 import signal
 import threading
 
 
 class Interrupted(KeyboardInterrupt):
-    """A training was asked to stop, and did, between two steps; `run` is what there is of it, `signal` who asked."""
+    """A training was asked to stop, and did, between two steps; `run` is what there is of it, `signal` who asked.
+
+    An error, so that of *Run All* no later cell runs; in a notebook it is one line, not a traceback.
+    """
 
     def __init__(self, message: str, run, number: int):
         super().__init__(message)
         self.run, self.signal = run, number
+
+    def _render_traceback_(self) -> list[str]:  # IPython asks for it
+        return [str(self)]
 
 
 class Listen:
@@ -31,11 +36,3 @@ class Listen:
     def end(self) -> None:
         while self.old:
             signal.signal(*self.old.popitem())
-
-
-def stop(run, number: int, message: str):
-    """In a notebook, after its stop button: say so and return the run. Anywhere else: raise Interrupted."""
-    if number == signal.SIGINT and hasattr(builtins, "__IPYTHON__"):
-        print(message, flush=True)
-        return run
-    raise Interrupted(message, run, number)

@@ -118,10 +118,8 @@ def fine_tune(encoder: nn.Module | None, config, data: Data, steps: int, lr: flo
     Of several processes all must call it (a callback of `fit` is called by the first alone).
     """
     config = config if encoder is None else within_reach(config, encoder)
-    with contextlib.suppress(Interrupted):  # a notebook's stop button returns the unfinished run instead
-        run = fit(tuning(config, data, steps, lr), data, progress=False, weights=encoder)
-        if run.finished:
-            return run.method.model.eval()
+    with contextlib.suppress(Interrupted):
+        return fit(tuning(config, data, steps, lr), data, progress=False, weights=encoder).method.model.eval()
     raise KeyboardInterrupt  # a plain one, and no half-trained classifier
 
 

@@ -118,6 +118,8 @@ def live():
             from IPython.display import display
 
             fig = curves({"run": run.history}, ["pseudo_label_accuracy", "loss"])
+            for ax in fig.axes:
+                ax.set_xlim(0, run.config.epochs)  # so that it fills as the training goes on
             shown[0].update(fig) if shown else shown.append(display(fig, display_id=True))
 
     return redraw

@@ -13,6 +13,8 @@ PRESETS = ("digits", "cifar10", "cifar10_cpu", "cifar100")
 
 
 def test_unknown_field_names_the_nearest():
+    with pytest.raises(ValueError, match="no field 'temperature'; the nearest is 'tau'"):  # the paper's name
+        Config().replace(temperature=0.1)
     with pytest.raises(ValueError, match="no field 'batchsize'; the nearest is 'batch_size'"):
         Config().replace(batchsize=3)
     with pytest.raises(ValueError, match="no field 'taux'.*'tau'"):

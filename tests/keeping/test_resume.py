@@ -6,6 +6,7 @@ import math
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from semppl_mini import Interrupted, SemPPL, evaluate, fit, load_run, losses, mo
 from semppl_mini.batches import Batches
 from semppl_mini.files import checkpoint
 from semppl_mini.keeping import keeper
-from semppl_mini.keeping.keeper import Keeper
+from semppl_mini.keeping.keeper import Keeper, Pace
 from semppl_mini.parallel import ahead
 from semppl_mini.parallel import step as parallel_step
 
@@ -128,7 +129,7 @@ def test_resume_without_a_folder_goes_on_from_the_run(at, run, monkeypatch):
         return right(self, *given)
 
     monkeypatch.setattr(Keeper, "record", ask)
-    words = f"Stopped after step {at + 1} of 8: nothing is on disk; fit.* resume=run"
+    words = f"Stopped after step {at + 1} of 8: nothing is on disk; fit.* resume=sys.last_value.run"
     with pytest.raises(Interrupted, match=words) as stop:
         run_of(run.config)
     monkeypatch.undo()
@@ -664,17 +665,56 @@ def test_what_workers_run_can_be_sent_to_a_spawned_process():
     assert torch.equal(again(3).ids, batches[3].ids) and torch.equal(again(3).pixels[0], batches[3].pixels[0])
 
 
-@pytest.mark.parametrize("notebook", [False, True])
-def test_a_read_out_that_is_stopped_gives_no_half_trained_classifier(notebook, monkeypatch):
-    """As by Ctrl-C, and by a notebook's stop button, which lets `fit` return the unfinished run."""
+def test_a_read_out_that_is_stopped_gives_no_half_trained_classifier(monkeypatch):
     def ask(self, *given, right=Keeper.record):
         if self.run.history and self.done == 2:
             os.kill(os.getpid(), 2)
         return right(self, *given)
 
     monkeypatch.setattr(Keeper, "record", ask)
-    if notebook:
-        monkeypatch.setattr("builtins.__IPYTHON__", True, raising=False)
     with pytest.raises(KeyboardInterrupt) as error:
         supervised(tiny(), tiny_data(), 9)
     assert not isinstance(error.value, Interrupted)
+
+
+# ---- what it says of its pace
+
+
+def test_the_bar_begins_where_the_run_stood(tmp_path, capsys):
+    """Not at 0 of 8 with the time of the untrained measurement, nor with a speed of steps made before."""
+    fit(tiny(), tiny_data(), tmp_path, steps=5)
+    first = capsys.readouterr().err
+    fit(tiny(), tiny_data(), tmp_path)
+    lines = capsys.readouterr().err.split("\r")
+    assert "0/8 [00:00<?" in first and "5/8 [00:00<?" in "".join(lines[:2]) and "0/8" not in "".join(lines)
+
+
+def steps_of(pace, seconds, left=60_000):
+    """What the eight steps say that last so long."""
+    said = []
+    for _ in range(8):
+        time.sleep(seconds)
+        said.append(pace.after_step(left))
+    assert said[:7] == 7 * [None]
+    return said[7]
+
+
+def test_a_long_training_says_how_long_it_takes():
+    pace = partial(Pace, torch.device("cpu"))
+    assert re.search(r"^60000 steps of \S+ s are left: about \d+ minutes\.$", steps_of(pace(), 0.02))
+    assert steps_of(pace(), 0.02, left=3) is None
+
+
+@pytest.mark.parametrize("threads, device, warned", [(2, "cpu", True), (1, "cpu", False), (2, "meta", False)])
+def test_threads_that_wait_are_warned_of(threads, device, warned):
+    """Steps that sleep, as those of threads on a busy machine, need hardly any processor time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            steps_of(Pace(torch.device(device)), 0.02)
+    finally:
+        torch.set_num_threads(before)
+    said = [str(w.message) for w in caught]
+    assert warned == bool(said) and all("2 threads wait for each other. One thread is" in words for words in said)

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import nbformat
 import numpy as np
+import papermill
 import pytest
 import torch
 from PIL import Image
@@ -20,8 +21,9 @@ FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 sys.path.insert(0, str(FOLDER))
 import demo  # noqa: E402
 import execute  # noqa: E402
+import lab  # noqa: E402
 
-PATHS = sorted(FOLDER.glob("*.ipynb"))
+PATHS = sorted(FOLDER.glob("[0-9]*.ipynb"))
 MACHINE_PATH = re.compile(r"/(home|root|work|tmp|Users)/|\b[A-Z]:\\\\")  # in JSON text a backslash is doubled
 CHECK = re.compile(r"^\s*#\s*NBVAL_CHECK_OUTPUT\s*$", re.MULTILINE)
 ASSERT = re.compile(r"^\s*assert\b|\bassert_\w+\(", re.MULTILINE)
@@ -193,3 +195,48 @@ assert not plots.plt.get_fignums()  # or it would be shown again at the end of t
 """
     environment = os.environ | {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
     subprocess.run([sys.executable, "-c", code], cwd=FOLDER.parent, env=environment, check=True)
+
+
+# ---- a reader's own copies, other parameters
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for path in PATHS:
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+def test_the_lab_makes_copies_whose_links_lead_to_copies(folder):
+    made = lab.copies(folder)
+    assert [path.name for path in made] == [f"my_{path.name}" for path in PATHS]
+    for path, original in zip(made, PATHS, strict=True):
+        text = path.read_text()
+        for link in re.findall(r"\]\(([^)#]*\.ipynb)", text):
+            assert link.startswith("my_") and (folder / link).is_file(), link
+        nbformat.validate(nbformat.read(path, as_version=4))
+        assert text.replace("](my_", "](") == nbformat.writes(nbformat.read(original, as_version=4)).rstrip() + "\n"
+
+
+def test_the_lab_keeps_copies_and_says_which_are_old(folder, capsys):
+    made = lab.copies(folder)
+    made[0].write_text("mine")
+    os.utime(folder / PATHS[0].name, (2e9, 2e9))  # pulled later
+    lab.copies(folder)
+    assert made[0].read_text() == "mine"
+    (said,) = capsys.readouterr().out.splitlines()
+    assert said.startswith(f"{made[0].name} is older than {PATHS[0].name}: delete or rename it")
+
+
+def test_git_and_our_tools_pass_over_copies(folder):
+    made = FOLDER / f"my_{PATHS[0].name}"
+    assert subprocess.run(["git", "check-ignore", "-q", made], cwd=FOLDER).returncode in (0, 128)  # 128: no checkout
+    assert made not in PATHS and not made.match("[0-9]*.ipynb")
+
+
+def test_papermill_with_an_unknown_parameter_stops_before_training(tmp_path):
+    words = "no parameter 'epoch'; the nearest is 'epochs'"
+    with pytest.raises(papermill.PapermillExecutionError, match=words) as error:
+        papermill.execute_notebook(FOLDER / "00_start_here.ipynb", tmp_path / "out.ipynb", {"epoch": 1, "seed": 1},
+                                   kernel_name="python3", progress_bar=False)  # fmt: skip
+    assert error.value.exec_count <= 3
