@@ -92,7 +92,10 @@ class Batches:
 
     def prepare(self, step: int, index: Tensor) -> Prepared:
         """The images `index` (B,) of the global batch, cut to our rows."""
-        views = draw_views(self.config, len(index), generator(self.config.seed, step, VIEWS), *self.train.size)
+        rng = generator(self.config.seed, step, VIEWS)
+        views = draw_views(self.config, len(index), rng, *self.train.size)
+        for draw in views if getattr(self.train, "seeded", False) else ():  # for a function of one's own
+            draw["seed"] = torch.randint(2**62, (len(index),), generator=rng)
         views = [{name: value[self.own] for name, value in draw.items()} for draw in views]
         draws, mine = self.draw(self.config, step), index[self.own]
         rows = {name: x[self.own] for name, x in draws._asdict().items() if name not in draws.shared}

@@ -25,9 +25,9 @@ def fit(
     every epoch, and every `save_every` steps) and, at the end, encoder.pt, the bare encoder's state_dict; None keeps
     nothing. A folder with a checkpoint is resumed. resume: go on with a run without a folder that was stopped.
     weights: start from the networks of the run in this folder or checkpoint file, or from this encoder, with all else
-    new. callbacks: functions of (run, record), called after every epoch, 0 (untrained) included. workers: processes
-    that prepare images ahead. steps: go on to this step of the run and no further now; schedules are those of the whole
-    run.
+    new. callbacks: functions of (run, record), called after every epoch, 0 (untrained) included; one may raise
+    StopTraining. workers: processes that prepare images ahead. steps: go on to this step of the run and no further now;
+    schedules are those of the whole run.
 
     Started by torchrun, after `parallel.start()`, the processes share every batch, and process 0 alone logs, saves and
     calls back: the run is the same run, and another number of processes can go on with it.

@@ -2,4 +2,4 @@
 
 from .keeper import Keeper
 from .run import Run, check, check_labels, class_of, keep_encoders, load_run, runs_dir, start_from
-from .signals import Interrupted
+from .signals import Interrupted, StopTraining

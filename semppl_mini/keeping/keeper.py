@@ -14,7 +14,7 @@ from .. import monitor, parallel
 from ..files import checkpoint
 from .log import Log
 from .run import COMPUTING, EXACT, Run, class_name, config_in, fitting, software
-from .signals import Interrupted, Listen
+from .signals import ENOUGH, Interrupted, Listen, StopTraining
 
 
 class Pace:
@@ -86,10 +86,10 @@ class Keeper:
         self.bar, self.pace = tqdm(desc=title, **options, **self.hidden), Pace(self.batches.device)
         self.ready = self.timed(self.batches.ahead(self.done, self.last, workers))
         while not self.run.finished and (self.done < self.last or len(self.run.unfinished) == self.each):
-            yield len(self.run.history) - 1
             if self.signal:
                 return
-            if len(self.run.unfinished) == self.each:
+            yield len(self.run.history) - 1
+            if not self.signal and len(self.run.unfinished) == self.each:
                 self.close_epoch()
 
     def steps(self) -> Iterator[tuple]:
@@ -146,13 +146,20 @@ class Keeper:
                 self.write({"warning": words.partition(";")[0]})
                 warnings.warn(words, stacklevel=2)
         self.save()
-        for callback in self.callbacks if parallel.rank() == 0 else ():
-            callback(run, record)
+        try:
+            for callback in self.callbacks if parallel.rank() == 0 else ():
+                callback(run, record)
+        except StopTraining:
+            self.signal = ENOUGH
+        self.signal = parallel.most(self.signal, self.batches.device)  # all processes stop with the first
 
     def end(self) -> Run:
         """The run, or an Interrupted if a signal came; encoder.pt once it is finished."""
         run = self.run
-        if not self.signal:
+        if self.signal == ENOUGH and not run.finished:
+            run.state = None if run.folder else self.state()
+            return run
+        if self.signal in (0, ENOUGH):
             if not run.finished:
                 self.save()
             elif self.log:

@@ -3,6 +3,8 @@
 import signal
 import threading
 
+ENOUGH = signal.NSIG  # above the numbers of signals: a callback has had enough
+
 
 class Interrupted(KeyboardInterrupt):
     """A training was asked to stop, and did, between two steps; `run` is what there is of it, `signal` who asked.
@@ -16,6 +18,10 @@ class Interrupted(KeyboardInterrupt):
 
     def _render_traceback_(self) -> list[str]:  # IPython asks for it
         return [str(self)]
+
+
+class StopTraining(Exception):
+    """For a callback to raise: `fit` saves and returns the run as it is after this epoch; the same call goes on."""
 
 
 class Listen:

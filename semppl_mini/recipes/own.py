@@ -1,0 +1,85 @@
+"""Parts of your own for `fit`, without a line changed: a network as the encoder, a function as the augmentation.
+
+    config = config.replace(backbone=s.own.backbone(network))      any nn.Module with a feature vector
+    data = s.own.augmented(data, lambda image, view: ...)          in place of our views
+
+Both are named in what a run keeps, so it goes on with the same ones or is refused. A method of your own is a subclass
+of `semppl_mini.Method`, for `fit(method=...)`; docs/your_parts.md shows all three.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from ..data import Data, ImageSet
+from ..files import digest, pixels_of
+from ..networks import ENCODERS
+from ..views import normalise
+
+
+@torch.no_grad()
+def backbone(network: nn.Module, size: int = 32) -> str:
+    """Make a network, images (B, 3, H, W) -> features (B, dim), an encoder -> its name for `config.backbone`.
+
+    The name has its class and a digest of its weights, which every run starts from (config.seed does not change them);
+    `load_run` wants the same network made known before. size: a side of images it can take, to learn dim. `width`,
+    `stem` and `recompute` say nothing to it. ValueError: not a network, or no feature vector comes out.
+    """
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"network = {network!r:.60} is a {type(network).__name__}; give an nn.Module.")
+    network = copy.deepcopy(network).cpu().eval()
+    features = network(torch.zeros(2, 3, size, size))
+    if not isinstance(features, Tensor) or features.dim() != 2:
+        shape = tuple(getattr(features, "shape", ())) or type(features).__name__
+        raise ValueError(f"Of 2 images the network makes {shape}; give one without a classifier that makes (2, dim).")
+    network.dim = features.shape[1]
+    name = f"{type(network).__module__}.{type(network).__qualname__} {digest(network.state_dict().values())[:12]}"
+    ENCODERS[name] = lambda config: copy.deepcopy(network).train()
+    return name
+
+
+def augmented(data: Data, augment: Callable[[Tensor, int], Tensor]) -> Data:
+    """The data with `augment` in place of our views in training: (image uint8 (3, H, W), view) -> (3, S, S).
+
+    view counts from 0, the large ones first, their number is the config's. It gives uint8, or fractions in [0, 1], the
+    same S for all images of a view; normalising follows. Before each call torch's generator is seeded by the config's
+    seed, step, view and image, so runs resume and are shared by processes to the bit if it draws by torch alone, as
+    torchvision.transforms.v2 does. It runs on CPUs (`workers=` shares it out). ValueError: images are not in memory.
+    """
+    if not isinstance(data.train, ImageSet):
+        raise ValueError(f"augmented() needs images in memory, not {type(data.train).__name__}; give those of a pack.")
+    return replace(data, train=Augmented(**vars(data.train), augment=augment))
+
+
+@dataclass(frozen=True)
+class Augmented(ImageSet):
+    """Images whose views are made by a function; each view's draws then have a `seed` (B,)."""
+
+    augment: Callable[[Tensor, int], Tensor] = None
+    seeded = True
+
+    def take(self, index: Tensor) -> "Augmented":
+        plain = {name: value for name, value in vars(self).items() if name != "augment"}
+        return Augmented(**vars(ImageSet(**plain).take(index)), augment=self.augment)
+
+    def digest(self) -> str:
+        name = getattr(self.augment, "__qualname__", type(self.augment).__qualname__)
+        return f"{super().digest()} augmented by {getattr(self.augment, '__module__', '')}.{name}"
+
+    def prepare(self, index: Tensor, draws: list, config) -> list[Tensor]:
+        images, views = self.whole(index, 0), []
+        with torch.random.fork_rng(devices=[]):
+            for view, draw in enumerate(draws):
+                made = []
+                for image, seed in zip(images, draw["seed"].tolist(), strict=True):
+                    torch.manual_seed(seed)
+                    made.append(self.augment(image, view))
+                views.append(pixels_of(torch.stack(made), slice(None), 0))
+        return views
+
+    def finish(self, prepared: list[Tensor], draws: list, config) -> list[Tensor]:
+        fractions = (x.float() / 255 if x.dtype == torch.uint8 else x for x in prepared)
+        return [normalise(x, config.mean, config.std) for x in fractions]

@@ -1,0 +1,181 @@
+"""Parts of one's own: an encoder, an augmentation, a callback that stops."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from checks import differing, tiny, tiny_data, weights
+from torch import nn
+from torchvision.models import resnet18
+from torchvision.transforms import v2
+
+from semppl_mini import SemPPL, StopTraining, evaluate, fit, load_run, own, presets
+from semppl_mini.batches import Batches
+from semppl_mini.networks import ENCODERS
+from semppl_mini.readout import untrained_encoder
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+def small(seed=0):
+    torch.manual_seed(seed)
+    layers = nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    return nn.Sequential(*layers)
+
+
+crop = v2.Compose([v2.RandomResizedCrop(8, (0.4, 1.0)), v2.RandomHorizontalFlip(), v2.ColorJitter(0.4, 0.4)])
+
+
+def augment(image, view):
+    return crop(image) if view else v2.functional.to_dtype(crop(image), torch.float32, scale=True)
+
+
+# ---- encoders
+
+
+def test_a_network_of_ones_own_is_trained_kept_and_read_out(tmp_path):
+    network = small()
+    config = tiny(backbone=own.backbone(network), small_size=8)
+    run = fit(config, tiny_data(), tmp_path, progress=False)
+    before = dict(network.state_dict())
+    after = run.method.encoder.state_dict()
+    assert before.keys() == after.keys() and not torch.equal(before["0.weight"], after["0.weight"])
+    assert torch.equal(small().state_dict()["0.weight"], before["0.weight"])  # the one that was given stays
+    assert torch.equal(untrained_encoder(config, tiny_data()).state_dict()["0.weight"], before["0.weight"])
+    loaded = load_run(tmp_path)
+    assert not differing(weights(loaded), weights(run)) and run.method.encoder.dim == 8
+    assert 0 <= evaluate(loaded.method.encoder, config, tiny_data())["linear"] <= 1
+
+
+def test_a_run_goes_on_with_the_same_network_only(tmp_path):
+    config = tiny(backbone=own.backbone(small()), small_size=8)
+    whole = fit(config, tiny_data(), progress=False)
+    fit(config, tiny_data(), tmp_path, progress=False, steps=3)
+    assert not differing(weights(fit(config, tiny_data(), tmp_path, progress=False)), weights(whole))
+    other = config.replace(backbone=own.backbone(small(1)))
+    with pytest.raises(ValueError, match=r"backbone \(torch.nn.modules.container.Sequential \w{12} there, .* now\)"):
+        fit(other, tiny_data(), tmp_path, progress=False)
+
+
+def test_load_run_wants_the_network_made_known(tmp_path, monkeypatch):
+    config = tiny(backbone=own.backbone(small(3)), small_size=8)
+    fit(config, tiny_data(), tmp_path, progress=False, steps=1)
+    monkeypatch.delitem(ENCODERS, config.backbone)
+    with pytest.raises(ValueError, match="^backbone = 'torch.nn.modules.container.Sequential .* is not known"):
+        load_run(tmp_path)
+    own.backbone(small(3))
+    assert load_run(tmp_path).method.encoder.dim == 8
+
+
+@pytest.mark.parametrize("network, words", [
+    (lambda x: x, "is a function; give an nn.Module"),
+    (nn.Conv2d(3, 8, 3), r"Of 2 images the network makes \(2, 8, 30, 30\); give one without a classifier"),
+])  # fmt: skip
+def test_what_makes_no_features_is_refused(network, words):
+    with pytest.raises(ValueError, match=words):
+        own.backbone(network)
+
+
+def test_torchvisions_network_trains():
+    network = resnet18(num_classes=4)
+    network.fc = nn.Identity()
+    config = tiny(backbone=own.backbone(network), batch_size=20)
+    run = fit(config, tiny_data(), progress=False, steps=1)
+    assert run.method.encoder.dim == 512 and run.unfinished[0]["terms"]["loss"] > 0
+
+
+# ---- augmentations
+
+
+def test_an_augmentation_makes_the_views():
+    data = own.augmented(tiny_data(), lambda image, view: image[:1, :1, :1].expand(3, 8, 8) + view)
+    config = tiny(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    batches = Batches(config, data.train, SemPPL.draw)
+    views, batch, _ = batches.place(batches[0])
+    first = data.train.images[:, 0, 0, 0].float()
+    of = {int(i): x for i, x in zip(data.train.ids, first, strict=True)}
+    wanted = torch.stack([of[int(i)] for i in batch.ids])
+    assert len(views) == config.large_views + config.small_views
+    for v, x in enumerate(views):
+        assert x.shape == (config.batch_size, 3, 8, 8)
+        torch.testing.assert_close(x[:, 0, 0, 0] * 255, (wanted + v) % 256)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_with_an_augmentation_goes_on_to_the_bit(workers, tmp_path):
+    data = own.augmented(tiny_data(), augment)
+    torch.manual_seed(7)
+    whole = fit(tiny(), data, progress=False)
+    torch.manual_seed(8)  # what the process draws elsewhere plays no part
+    fit(tiny(), data, tmp_path, progress=False, steps=3)
+    assert not differing(weights(fit(tiny(), data, tmp_path, progress=False, workers=workers)), weights(whole))
+    assert differing(weights(fit(tiny(), tiny_data(), progress=False)), weights(whole))
+
+
+def test_each_view_image_and_step_draws_anew():
+    data = own.augmented(tiny_data(), lambda image, view: torch.rand(3, 8, 8))
+    batches = Batches(tiny(), data.train, SemPPL.draw)
+    noise = torch.cat([torch.cat(batches[step].pixels) for step in (0, 1)])[:, 0, 0, 0]
+    assert len(noise.unique()) == len(noise)
+
+
+def test_a_run_goes_on_with_the_same_augmentation_only(tmp_path):
+    fit(tiny(), own.augmented(tiny_data(), augment), tmp_path, progress=False, steps=3)
+    with pytest.raises(ValueError, match=r"images \(\w+ augmented by test_own.augment there, \w+ now\)"):
+        fit(tiny(), tiny_data(), tmp_path, progress=False)
+
+
+def test_what_is_no_picture_is_refused():
+    with pytest.raises(ValueError, match="^images goes from -?[0-9.]+ to"):
+        fit(tiny(), own.augmented(tiny_data(), lambda image, view: torch.randn(3, 8, 8)), progress=False)
+
+
+def test_images_of_files_are_refused():
+    data = tiny_data()
+    files = replace(data, train=SimpleNamespace(**{x: getattr(data.train, x) for x in ("ids", "labels", "truth")}))
+    with pytest.raises(ValueError, match=r"augmented\(\) needs images in memory, not SimpleNamespace; give those of a"):
+        own.augmented(files, augment)
+
+
+# ---- a callback that stops
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_callback_stops_a_training_and_the_same_call_goes_on(at, tmp_path):
+    def enough(run, record):
+        if record["epoch"] == at:
+            raise StopTraining
+
+    whole = fit(tiny(), tiny_data(), progress=False)
+    run = fit(tiny(), tiny_data(), tmp_path, [enough], progress=False)
+    assert len(run.history) == at + 1 and not run.finished and not (tmp_path / "encoder.pt").exists()
+    assert not differing(weights(load_run(tmp_path)), weights(run))
+    assert not differing(weights(fit(tiny(), tiny_data(), tmp_path, progress=False)), weights(whole))
+    run = fit(tiny(), tiny_data(), None, [enough], progress=False)
+    assert not differing(weights(fit(tiny(), tiny_data(), progress=False, resume=run)), weights(whole))
+
+
+def test_a_callback_that_stops_after_the_last_epoch_stops_nothing(tmp_path):
+    def enough(run, record):
+        if run.finished:
+            raise StopTraining
+
+    assert fit(tiny(), tiny_data(), tmp_path, [enough], progress=False).finished
+    assert (tmp_path / "encoder.pt").exists()
+
+
+# ---- the page
+
+
+def test_the_page_runs(tmp_path, monkeypatch):
+    """Its Python, one block after the other, on a smaller training."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(presets, "digits", tiny)
+    monkeypatch.setattr("semppl_mini.data_for", lambda config: tiny_data())
+    given = {"torch": torch}
+    exec("".join(re.findall(r"```python\n(.*?)```", (DOCS / "your_parts.md").read_text(), re.DOTALL)), given)
+    assert len(given["run"].history) == 3 and given["run"].method.encoder.dim == 576
+    assert (tmp_path / "runs" / "own.csv").read_text().count("\n") == 4
