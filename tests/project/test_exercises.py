@@ -25,7 +25,7 @@ spec = importlib.util.spec_from_file_location("notebook_checks", FOLDER / "check
 checks = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(checks)
 
-NOTEBOOKS = {path.stem: nbformat.read(path, as_version=4) for path in sorted(FOLDER.glob("*.ipynb"))}
+NOTEBOOKS = {path.stem: nbformat.read(path, as_version=4) for path in sorted(FOLDER.glob("[0-9]*.ipynb"))}
 EXERCISES = [(name, cell) for name, nb in NOTEBOOKS.items() for cell in nb.cells
              if cell.cell_type == "code" and "checks.check(" in cell.source]  # fmt: skip
 CODE = ("my_vote", "my_positives", "my_nce", "my_lars", "nearest_positives", "expected")
