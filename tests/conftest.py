@@ -6,6 +6,7 @@ import torch
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # figures need no display
 pytest.register_assert_rewrite("checks", "ifnd_checks", "carp_checks", "parity")  # what fails shows its values
+import checks  # noqa: E402, F401 - ours, before a test puts notebooks/, which has another, on the path
 
 DEVICES = ["cpu"]
 if torch.cuda.is_available():
