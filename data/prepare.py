@@ -199,6 +199,10 @@ class Some:
         if len(self.first) < 20:
             self.first.append(str(name) if len(str(name)) <= 60 else f"...{str(name)[-57:]}")
 
+    def more(self):
+        """What follows the first name in a message."""
+        return f", one of {self.count}: {self}" if self.count > 1 else ""
+
     def __str__(self):
         return ", ".join(self.first) + ", ..." * (self.count > 20)
 
@@ -207,10 +211,15 @@ def is_hidden(name):
     return any(part.startswith((".", "__MACOSX")) for part in name.parts)
 
 
+def is_foreign(name):
+    """Whether a file is an image, by its name, of a format that is not read."""
+    return name.suffix.lower() in OTHER_SUFFIXES and not is_hidden(name)
+
+
 def is_image(name):
     """Whether to read a file; ValueError if it is an image of a format that is not read."""
-    if name.suffix.lower() in OTHER_SUFFIXES and not is_hidden(name):
-        raise ValueError(f"{name} is an image, but no JPEG or PNG: convert it, or remove it.")
+    if is_foreign(name):
+        raise ValueError(f"{name} is an image, but no JPEG or PNG; convert it, or remove it.")
     return name.suffix.lower() in IMAGE_SUFFIXES
 
 
@@ -278,16 +287,20 @@ def composed(files):
 def read_images(source, size, skip_broken):
     """Decode all: ({(split, class, file): uint8 (3, H, W)}, set of (split, class), set of formats, {what: left out}).
 
-    ValueError, or with skip_broken not, for files that cannot be read: all are named, of the first also why.
+    ValueError for images of other formats and, unless skip_broken, files that cannot be read: all are named, of the
+    first also why.
     """
     images, folders, formats, first, total = {}, set(), set(), None, 0
-    broken, others, reason = Some(), Some(), None
+    foreign, broken, others, reason = Some(), Some(), Some(), None
 
     def wanted(name):
-        yes = is_image(name)
-        if not yes and len(name.parts) > 1 and not is_hidden(name):
+        if is_foreign(name):
+            foreign.add(name)
+        elif is_image(name):
+            return True
+        elif len(name.parts) > 1 and not is_hidden(name):
             others.add(name)
-        return yes
+        return False
 
     for name, blob in composed(tqdm(source_files(source, wanted), desc="images", unit=" files", disable=None)):
         check_place(name, is_folder=blob is None)
@@ -312,9 +325,11 @@ def read_images(source, size, skip_broken):
             raise ValueError(f"the images exceed the limit {MAX_PACK_BYTES} bytes: give a smaller --size.")
         images[name.parts] = image
         formats.add(kind)
+    if foreign.count:
+        said = f"{foreign.first[0]} is an image, but no JPEG or PNG{foreign.more()}"
+        raise ValueError(f"{said}; convert it, or remove it.")
     if broken.count and not skip_broken:
-        more = f", one of {broken.count}: {broken}" if broken.count > 1 else ""
-        raise ValueError(f"{str(reason).rstrip('.')}{more}; mend or remove it, or give --skip-broken.")
+        raise ValueError(f"{str(reason).rstrip('.')}{broken.more()}; mend or remove it, or give --skip-broken.")
     return images, folders, formats, {"broken images": broken, "files whose names are no image's": others}
 
 
@@ -323,7 +338,8 @@ def check_classes(images, folders, source):
     classes = {split: {key[1] for key in images if key[0] == split} for split in SPLITS}
     for split in SPLITS:
         if split not in {folder[0] for folder in folders}:
-            raise ValueError(f"{source} has no split {split!r}: give {split}/CLASS/*.jpg or .png.")
+            raise ValueError(f"{source} has no split {split!r}: give {split}/CLASS/*.jpg or .png, and {split}/all/* if "
+                             "there are no classes.")  # fmt: skip
     for split, name in sorted(folders):
         if name not in classes[split]:
             raise ValueError(f"class folder {split}/{name} holds no JPEG or PNG image: fill it or remove it.")

@@ -244,6 +244,14 @@ def test_all_broken_images_are_named_or_left_out(tmp_path, pack, refused, capsys
     assert capsys.readouterr().err == f"left out 23 broken images: {listed}, ...\n"
 
 
+def test_all_images_of_other_formats_are_named(tmp_path, refused):
+    files = flowers()[0] | {f"train/{name}": b"x" for name in ("daisy/a.heic", "daisy/b.webp", "tulip/IMG 1.HEIC")}
+    says = "train/daisy/a.heic is an image, but no JPEG or PNG, one of 3: train/daisy/a.heic, train/daisy/b.webp, "
+    says += "train/tulip/IMG 1.HEIC; convert it, or remove it."
+    source = write_folder(tmp_path / "f", files)
+    refused("folder", "--from", source, "--name", "flowers", "--skip-broken", says=says)
+
+
 def test_unlabelled_images_join_training_without_a_class(tmp_path, pack, refused, capsys):
     files, (train, _) = flowers()[0], flowers()[1]["train"]
     more = images(5, seed=7)
@@ -284,7 +292,7 @@ def gif():
     "change, says",
     [
         (lambda f: without(f, "test"), "has no split 'test'"),
-        (lambda f: without(f, "train"), "has no split 'train'"),
+        (lambda f: without(f, "train"), "has no split 'train': give train/CLASS/*.jpg or .png, and train/all/* if"),
         (lambda f: {**without(f, "train/daisy"), "train/daisy/a.txt": b""}, "train/daisy holds no JPEG"),
         (lambda f: without(f, "test/daisy"), "train and test have different classes: daisy"),
         (lambda f: {**f, "train/daisy/0009.png": b"no image"}, "0009.png is not a read"),

@@ -829,7 +829,7 @@ def test_hostile_formats_are_named_and_not_skipped(suffix, kind, sandbox):
     files = flowers()[0] | {f"test/daisy/9.{suffix}": b"x"}
     hidden = flowers()[0] | {f"test/daisy/.9.{suffix}": b"x", f"__MACOSX/daisy/9.{suffix}": b"x"}
     make = write_folder if kind == "folder" else lambda path, files: write_tar(path.with_suffix(".tar"), files)
-    says = f"test/daisy/9.{suffix} is an image, but no JPEG or PNG: convert it, or remove it"
+    says = f"test/daisy/9.{suffix} is an image, but no JPEG or PNG; convert it, or remove it"
     assert says in folder_set(sandbox, make(sandbox / "zoo", files))
     assert_of_flowers(folder_set(sandbox, make(sandbox / "hidden", hidden)))
 

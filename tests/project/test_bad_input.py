@@ -321,7 +321,7 @@ PREPARE = [
      "class folder train/daisy holds no JPEG or PNG image: fill it or remove it"),
     ("text named .png", prepared(added("train/daisy/x.png", b"text")), "train/daisy/x.png is not a readable JPEG or PNG"),
     ("an image cut short", prepared(added("train/daisy/x.png", encode(images(1)[0])[:80])), "train/daisy/x.png is not a"),
-    ("a bitmap", prepared(added("train/daisy/x.bmp", b"BM")), "x.bmp is an image, but no JPEG or PNG: convert it"),
+    ("a bitmap", prepared(added("train/daisy/x.bmp", b"BM")), "x.bmp is an image, but no JPEG or PNG; convert it"),
     ("images of two sizes", prepared(added("train/daisy/x.png", encode(images(1, 9)[0]))), "is 8 x 8: give --size"),
     ("a third split", prepared(added("val/daisy/x.png", b"")), "is in no known split: name the top folders train and test"),
     ("a class name without end", archive([special("train/" + "n" * 300, tarfile.DIRTYPE)]), "up to 200 characters: rename"),
