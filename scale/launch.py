@@ -89,6 +89,8 @@ def main(doc: str, launcher: str) -> None:
     more = {"save_every": args.save_every, "weights": args.weights, "steps": args.steps, "workers": args.workers}
     run, first = s.fit(config, data, folder, callbacks, **more), parallel.rank() == 0
     if not run.finished:
+        if first:
+            print(f"{folder} is kept at --steps {args.steps}; the same command with more, or without --steps, goes on.")
         return
     parallel.stop()  # the first process reads out, alone
     if not first:
@@ -99,6 +101,8 @@ def main(doc: str, launcher: str) -> None:
         result["results"] = {name: classifier_accuracy(run.method.model, getattr(data, split), config)
                              for name, split in names.items() if len(getattr(data, split))}  # fmt: skip
     else:
+        if args.tune:
+            print(f"Reading out, with {args.tune} steps of fine-tuning; --tune 0 leaves these out.", file=sys.stderr)
         result["results"] = s.evaluate(run.method.encoder, config, data, args.split, args.tune, args.all_labels)
         if args.measures:
             result["measures"] = measure(run.method.encoder, config, data, args.split)

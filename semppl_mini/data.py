@@ -27,6 +27,9 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __repr__(self) -> str:
+        return f"<{len(self)} images of {self.size[0]} x {self.size[1]}, {int((self.labels >= 0).sum())} labelled>"
+
     @property
     def size(self) -> tuple:
         """(H, W) of all images; a set whose images differ in size says (None, None)."""

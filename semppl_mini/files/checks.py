@@ -120,6 +120,6 @@ def label_count(labels, n: int, least: int = 0, most: int | None = None) -> int:
     """How many of n images keep their label: `labels` is a count or a share; ValueError: out of these limits."""
     count = labels if isinstance(labels, int) else round(labels * n)
     if most is not None and not least <= count <= most:
-        limits = f"at least one a class ({least}), at most {most}"
+        limits = f"at least one a class ({least}), at most {most}, those of known class that are not held out"
         raise ValueError(f"labels = {labels} keeps {count} labels; give {limits}.")
     return count

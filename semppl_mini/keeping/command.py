@@ -3,6 +3,7 @@
 import argparse
 import ast
 import sys
+import warnings
 
 import torch
 
@@ -47,6 +48,12 @@ def override(text: str) -> tuple[str, object]:
 
 def command(main, name: str) -> None:
     """Call main(); bad input and what a machine refuses (disk, memory) end with status 1, a signal with 128 + it."""
+    usual = warnings.formatwarning  # with the line of code that warned, which tells a user nothing
+
+    def shown(message, category, *where):
+        return f"{name}: {message}\n" if category is UserWarning else usual(message, category, *where)
+
+    warnings.formatwarning = shown
     try:
         main()
     except Interrupted as stop:
@@ -60,3 +67,5 @@ def command(main, name: str) -> None:
         if world.size() == 1 or "onnection" not in str(error):
             raise
         sys.exit(f"{name}: process {world.rank()} has lost another one, whose own message says why.")
+    finally:
+        warnings.formatwarning = usual

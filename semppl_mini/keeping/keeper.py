@@ -222,12 +222,11 @@ class Keeper:
                              f"{longer * bool('epochs' in unequal and self.run.folder)}.")  # fmt: skip
         depends = {name: name for name in ("torch", "device", "threads")
                    if state["software"].get(name) != self.software[name]} | unequal  # fmt: skip
-        exact = [depends.pop(name) for name in EXACT if name in depends]
-        for changed, how in ((depends.values(), "but perhaps not to the bits of an uninterrupted one"),
-                             (exact, "to the same bits")):  # fmt: skip
-            if changed:
-                words = f"{path} was made with another {', '.join(changed)}: the run goes on, {how}."
-                warnings.warn(words, stacklevel=2)
+        if depends:
+            same, other = "to the same bits", "but perhaps not to the bits of an uninterrupted one"
+            how = same if depends.keys() <= set(EXACT) else other
+            words = f"{path} was made with another {', '.join(depends.values())}: the run goes on, {how}."
+            warnings.warn(words, stacklevel=2)
         self.run.method.load_state_dict(fitting(path, state["method"], self.run.method))
         self.optimizer.load_state_dict(state["optimizer"])
         self.run.history, self.run.unfinished = state["history"], state["steps"]
