@@ -5,10 +5,13 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import semppl_mini
+from semppl_mini.files import write_pack
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -99,6 +102,29 @@ def test_readme_code_runs(tmp_path, monkeypatch):
     seen = {}
     exec(code, seen)  # our own file
     assert len(seen["features"]) == len(seen["data"].test) and (tmp_path / "runs" / "mine").is_dir()
+
+
+# --- your own images
+
+def test_code_for_your_own_images_runs(tmp_path, monkeypatch, capsys):
+    """Every block of Python, with a small preset, one epoch and images of noise."""
+    page, sizes = (ROOT / "docs" / "your_images.md").read_text(), dict(width=8, projector_hidden=8, predictor_hidden=8)
+    sizes |= dict(batch_size=64, negatives=4, queue=64, epochs=1, warmup_epochs=0, device="cpu")
+    small = semppl_mini.presets.cifar10_cpu().replace(**sizes)
+    monkeypatch.setattr(semppl_mini.presets, "cifar10_cpu", lambda: small)
+    pixels = np.random.default_rng(0).integers(0, 256, (264, 3, 64, 64), np.uint8)
+    parts = {split: (x, np.arange(len(x)) % 3) for split, x in (("train", pixels[:240]), ("test", pixels[240:]))}
+    names = {split: [f"{split}/{i}.png" for i in range(len(x))] for split, (x, _) in parts.items()}
+    write_pack(tmp_path / "mine.npz", parts, ["ant", "bee", "cow"], "noise", names)
+    (tmp_path / "new-images").mkdir()
+    Image.fromarray(pixels[0].transpose(1, 2, 0)).resize((90, 64)).save(tmp_path / "new-images" / "1.jpg")
+    monkeypatch.setenv("SEMPPL_DATA", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    seen = {}
+    exec("".join(re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)), seen)  # our own file
+    wrong = int((seen["found"] != seen["data"].test.truth).sum())
+    assert capsys.readouterr().out.count("looks like") == wrong > 0  # as good as chance
+    assert seen["names"][0] in seen["data"].classes and seen["new"].shape == (1, 3, 64, 64)
 
 
 # --- all pages
