@@ -54,7 +54,7 @@ def augmented(data: Data, augment: Callable[[Tensor, int], Tensor]) -> Data:
     return replace(data, train=Augmented(**vars(data.train), augment=augment))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Augmented(ImageSet):
     """Images whose views are made by a function; each view's draws then have a `seed` (B,)."""
 
