@@ -1,5 +1,6 @@
 """What both launchers share: arguments, data, one call of `fit`, the read-out, one JSON file. No maths here."""
 
+import contextlib
 import inspect
 import json
 import os
@@ -49,10 +50,14 @@ def arguments(doc: str):
     parser.add_argument("--all-labels", action="store_true", help="also read out with the labels of all images")
     parser.add_argument("--measures", action="store_true", help="also clusters, retrieval, copies, robustness, ...")
     parser.add_argument("--split", default="test", choices=("val", "test"), help="what to evaluate on")
-    parser.add_argument("--out", type=Path, help="folder of the JSON file (default: one of notebooks/results)")
+    parser.add_argument("--out", type=Path, help="folder of the JSON file (default: one of notebooks/results, or with "
+                        "data of your own the run's folder)")  # fmt: skip
+    parser.add_argument("--profile", action="store_true", help="write a trace of these --steps into the run's folder")
     args = parser.parse_intermixed_args()  # field=value may stand anywhere
     for name, least in (("supervised", 1), ("save_every", 1), ("steps", 1), ("workers", 0), ("tune", 0)):
         parser.whole("--" + name.replace("_", "-"), getattr(args, name), least)
+    if args.profile and args.steps is None:
+        parser.error("--profile traces every operation of every step; give --steps, a few more than are done")
     if args.supervised and args.weights:
         parser.error("--supervised trains from scratch; leave out --weights")
     if not re.fullmatch(r"[\w.-]{1,100}", args.name) or args.name.startswith("."):
@@ -75,7 +80,9 @@ def main(doc: str, launcher: str) -> None:
     args, start = arguments(doc), time.time()
     config = s.presets.named(args.preset).replace(**dict(override(text) for text in args.changes))
     config, data = load(args, config)
-    out = args.out or (RESULTS if class_of(config) is s.SemPPL else RESULTS / "relatives")
+    folder = runs_dir() / args.name
+    kept = RESULTS if class_of(config) is s.SemPPL else RESULTS / "relatives"
+    out = args.out or (kept if args.data in (None, "digits", "cifar10", "cifar100") else folder)
     if args.supervised:
         config = tuning(config, data, args.supervised).replace(labels=config.labels)
     if args.steps is None and not len(getattr(data, args.split)):
@@ -83,11 +90,11 @@ def main(doc: str, launcher: str) -> None:
     make_folder(out)  # these before hours of training, not after
     result = {"name": args.name, "data": data.provenance, "hardware": hardware(config), "config": config.to_dict()}
     result["command"] = shlex.join(["python", launcher, *sys.argv[1:]])
-    folder = runs_dir() / args.name
     callbacks = [] if args.supervised else [keep_encoders(max(1, config.epochs // 4))]
     callbacks += [tensorboard(folder)] if args.tensorboard else []
     more = {"save_every": args.save_every, "weights": args.weights, "steps": args.steps, "workers": args.workers}
-    run, first = s.fit(config, data, folder, callbacks, **more), parallel.rank() == 0
+    with traced(folder) if args.profile else contextlib.nullcontext():
+        run, first = s.fit(config, data, folder, callbacks, **more), parallel.rank() == 0
     if not run.finished:
         if first:
             print(f"{folder} is kept at --steps {args.steps}; the same command with more, or without --steps, goes on.")
@@ -109,6 +116,14 @@ def main(doc: str, launcher: str) -> None:
     result["wall_seconds"] = time.time() - start
     write_json(out / f"{args.name}.json", result)
     print(json.dumps(result["results"], indent=1))
+
+
+@contextlib.contextmanager
+def traced(folder: Path):
+    """Writes folder/trace-RANK.json.gz, for chrome://tracing or Perfetto: what every process and its GPU did when."""
+    with torch.profiler.profile() as profile:  # of the CPU and what else is there
+        yield
+    profile.export_chrome_trace(str(make_folder(folder) / f"trace-{parallel.rank()}.json.gz"))
 
 
 def load(args, config):
