@@ -87,6 +87,9 @@ def read(run, data) -> dict:
     return {"classifier": share_right(logits.argmax(1), data.val.truth)}
 
 
+def weak_views(data: s.Data) -> s.Data:
+    return replace(data, train=WeakAndStrong(**vars(data.train)))
+
+
 if __name__ == "__main__":
-    views = lambda data: replace(data, train=WeakAndStrong(**vars(data.train)))  # noqa: E731
-    command(lambda: speedrun.main(FixMatch, views, read), "fixmatch")
+    command(lambda: speedrun.main(FixMatch, weak_views, read), "fixmatch")
