@@ -23,8 +23,8 @@ class Config:
     labels: float | int | None = number(None, above=0)  # share of training images, or count, class-balanced; None = all
     label_seed: int = number(0, 0, 2**63 - 1)  # which images are labelled, apart from `seed`
     labelled_share: float | None = number(None, above=0, most=1)  # labelled part of a batch; None = as in the data
-    mean: tuple = number((0.485, 0.456, 0.406), entries=3)  # normalisation, of images in [0, 1]
-    std: tuple = number((0.229, 0.224, 0.225), above=0, entries=3)
+    mean: tuple = number((0.485, 0.456, 0.406), 0, 1, entries=3)  # normalisation, of images in [0, 1]
+    std: tuple = number((0.229, 0.224, 0.225), above=0, most=1, entries=3)
     # views
     large_views: int = number(4, 1, 64)  # L [paper]
     small_views: int = number(2, 0, 64)  # V [paper]

@@ -45,8 +45,8 @@ class Method(nn.Module):
         self.config, self.num_classes = config, num_classes
 
     @staticmethod
-    def check(config) -> None:
-        """ValueError for what this method cannot do."""
+    def check(config, data=None) -> None:
+        """ValueError for what this method cannot do, or cannot learn from the `Data` that `fit` is given."""
 
     @staticmethod
     def draw(config, step: int) -> NamedTuple:

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import losses, monitor, parallel
+from .files import check_classes
 from .method import Batch, Method
 from .networks import networks
 from .positives import draw_positives
@@ -49,21 +50,21 @@ class SemPPL(Method):
 
     def __init__(self, config, num_classes: int, num_images: int = 0):
         super().__init__(config, num_classes)
-        if num_classes < 2:
-            raise ValueError(f"SemPPL tells classes apart and there is {num_classes}; give 2, or method='ifnd'.")
         self.online = networks(config, generator(config.seed, 0, INIT))  # encoder f, projector g, predictor h
         self.target = copy.deepcopy(self.online).requires_grad_(False)
         del self.target["predictor"]
         self.queue = LabelledQueue(config.large_views, config.queue, config.embedding_dim)
 
     @staticmethod
-    def check(config) -> None:
+    def check(config, data=None) -> None:
         L, B, voting = config.large_views, config.batch_size, config.voting_views
         limits = [("negatives", config.negatives, B - 1, "batch_size - 1"), ("k", config.k, config.queue, "queue"),
                   ("voting_views", L if voting is None else voting, L, "large_views")]  # fmt: skip
         for name, value, high, what in limits:
             if not 1 <= value <= high:
                 raise ValueError(f"{name} = {value} must lie between 1 and {what} = {high}; change either.")
+        if data is not None and config.semantic_positives:  # which come of pseudo-labels, and these of labels
+            check_classes(data, ", or give semantic_positives=0, which asks for none")
 
     @property
     def title(self) -> str:

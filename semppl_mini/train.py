@@ -39,6 +39,7 @@ def fit(
     counts = dict(save_every=save_every, keep_last=keep_last, workers=workers, steps=steps)
     keeping.check(config, data, folder, resume, callbacks, **counts)
     kind = keeping.class_of(config, method)
+    kind.check(config, data)
     method = kind(config, len(data.classes), int(data.train.ids.max()) + 1)
     digests = {"images": data.train.digest(), "weights": keeping.start_from(weights, method)}
     batches = Batches(config, data.train.labelled() if kind.labelled_only else data.train, kind.draw)

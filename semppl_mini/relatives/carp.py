@@ -114,7 +114,7 @@ class CARP(Method):
         self.target = copy.deepcopy(self.online).requires_grad_(False)
 
     @staticmethod
-    def check(config) -> None:
+    def check(config, data=None) -> None:
         if not 2 <= (N_B := config.block) <= (K := config.prototypes):
             raise ValueError(f"block = {N_B} must lie between 2 and prototypes = {K}; change either.")
         different_views(config)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import parallel
+from ..files import check_classes
 from ..method import Batch, Method
 from ..networks import networks
 from ..rng import INIT, generator
@@ -23,14 +24,17 @@ class FineTuning(Method):
 
     def __init__(self, config, num_classes: int, num_images: int = 0):
         super().__init__(config, num_classes)
-        if num_classes < 2:
-            raise ValueError(f"A classifier tells classes apart and there is {num_classes}; give data of 2 or more.")
         f = networks(config, generator(config.seed, 0, INIT))["encoder"]
         head = nn.utils.skip_init(nn.Linear, f.dim, num_classes)
         nn.init.zeros_(head.weight), nn.init.zeros_(head.bias)
         self.online, self.target = nn.ModuleDict({"encoder": f, "head": head}), nn.ModuleDict()
         f.requires_grad_(not self.frozen)
         self.train()
+
+    @staticmethod
+    def check(config, data=None) -> None:
+        if data is not None:
+            check_classes(data)
 
     @property
     def model(self) -> nn.Sequential:

@@ -133,20 +133,22 @@ class KeyQueue(nn.Module):
 
 
 class IFND(Method):
-    """Query and key networks, pseudo-labels, perhaps a queue. ValueError: more clusters than images."""
+    """Query and key networks, pseudo-labels, perhaps a queue."""
 
     def __init__(self, config, num_classes: int, num_images: int):
         super().__init__(config, num_classes)
-        if max(config.clusters, default=0) > num_images:
-            raise ValueError(f"clusters = {config.clusters} asks for {max(config.clusters)} clusters of {num_images} "
-                             f"images; give at most {num_images}.")  # fmt: skip
         self.online = networks(config, generator(config.seed, 0, INIT))  # encoder f, projector g
         del self.online["predictor"]
         self.target = copy.deepcopy(self.online).requires_grad_(False) if config.keys == "target" else nn.ModuleDict()
         self.pseudo = PseudoLabels(max(1, len(config.clusters)), num_images)
         self.queue = KeyQueue(config.key_queue, config.embedding_dim)
 
-    check = staticmethod(different_views)
+    @staticmethod
+    def check(config, data=None) -> None:
+        different_views(config)
+        most, n = max(config.clusters, default=0), 2**20 if data is None else len(data.train)
+        if most > n:
+            raise ValueError(f"clusters = {config.clusters} asks for {most} clusters of {n} images; give at most {n}.")
 
     @staticmethod
     def images_in(tensors: dict) -> int:

@@ -1,13 +1,15 @@
 """Image sets: how many labels are visible, which, and packs that are whole or refused."""
 
+import dataclasses
 import unicodedata
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from checks import CLASSES, parts, tiny
 
-from semppl_mini import fit, load_data
+from semppl_mini import evaluate, fit, load_data
 from semppl_mini.data import Data, ImageSet, hide_labels, pick
 from semppl_mini.files import colour_digits, data_dir, read_pack, write_pack
 from semppl_mini.rng import LABELS, generator
@@ -142,9 +144,10 @@ def test_one_class_is_enough_for_methods_that_read_no_label(tmp_path):
     assert len(data.train) == 54 and len(data.val) == 6
     small = tiny(labels=None, batch_size=8, large_size=8, small_views=0, large_views=2, epochs=1)
     assert fit(small.replace(method="ifnd", keys="online", clusters=(2,)), data, progress=False).finished
-    for method, words in (("semppl", "SemPPL tells classes apart and there is 1"), ("finetune", "A classifier tells")):
-        with pytest.raises(ValueError, match=words):
+    for method in ("semppl", "finetune", "linear"):
+        with pytest.raises(ValueError, match="labelled images are of 1 class; load the data with labels of 2 or more"):
             fit(small.replace(method=method), data, progress=False)
+    assert fit(small.replace(semantic_positives=0), data, progress=False).finished  # which asks for no class
 
 
 def test_exactly_the_listed_images_of_a_pack_keep_their_label(tmp_path):
@@ -173,6 +176,28 @@ def test_bad_lists_are_one_sentence(text, words, tmp_path):
         (tmp_path / "list.txt").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=words):
         load_data(named(tmp_path), label_list=tmp_path / "list.txt")
+
+
+def test_a_list_may_begin_with_the_mark_of_windows(tmp_path):
+    (tmp_path / "list.txt").write_text("ant/ü 21.png\nbee/ü 22.png", encoding="utf-8-sig")
+    assert load_data(named(tmp_path), label_list=tmp_path / "list.txt").train.labelled().ids.tolist() == [21, 22]
+
+
+@pytest.mark.parametrize("method", ["semppl", "finetune"])
+def test_a_class_without_a_label_is_told_where_labels_teach_and_where_they_measure(method, tmp_path):
+    (tmp_path / "list.txt").write_text("".join(f"{CLASSES[i % 3]}/ü {i}.png\n" for i in range(20, 36) if i % 3 < 2))
+    some, every = load_data(named(tmp_path), label_list=tmp_path / "list.txt"), load_data(named(tmp_path), labels=10)
+    config = tiny(labels=10, batch_size=8, large_size=8, small_views=0, epochs=1, method=method)
+    words = "No labelled image is of class 'cow', and 2 of 3 classes have any; images of the others will be taken for"
+    with pytest.warns(UserWarning, match=words):
+        run = fit(config, some, progress=False)
+    if method == "semppl":
+        with pytest.warns(UserWarning, match=words):
+            evaluate(run.method.encoder, config, some)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(config, every, progress=False)
+        fit(config.replace(method="carp", prototypes=8, block=4), some, progress=False, steps=2)  # who asks for none
 
 
 def test_a_list_needs_the_names_of_files(tmp_path, pack):
@@ -271,7 +296,8 @@ def test_a_set_taken_from_another_is_of_its_kind():
 def test_a_set_made_by_hand_may_know_nothing_of_unlabelled_images():
     images, none = torch.zeros(6, 3, 8, 8, dtype=torch.uint8), torch.full((6,), -1)
     train = ImageSet(images, none, torch.arange(6), none)
-    assert len(Data("mine", "drawn by hand", ["a"], train, train.take(torch.arange(0)), train).val) == 0
+    test = dataclasses.replace(train, ids=6 + train.ids)
+    assert len(Data("mine", "drawn by hand", ["a"], train, train.take(torch.arange(0)), test).val) == 0
 
 
 # ---- packs

@@ -1,6 +1,7 @@
 """IFND: losses, pseudo-labels, queue and whole steps against loops; who gets gradients; one process or two."""
 
 import copy
+import dataclasses
 import itertools
 
 import ifnd_checks
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from checks import array, differing, hidden_permuted, joint, random, tiny_data, units, weights
+from checks import array, differing, hidden_permuted, joint, random, tiny, tiny_data, units, weights
 from ifnd_checks import compared, config_of, inputs, labelled, pieces
 from processes import by_two, step_of
 from torch.testing import assert_close
@@ -385,5 +386,8 @@ def test_ifnd_bad_config_stops_with_one_sentence(changes, words):
 
 
 def test_ifnd_more_clusters_than_images_stops_with_one_sentence():
-    with pytest.raises(ValueError, match=r"clusters = \(3, 50\) asks for 50 clusters of 40 images; give at most 40\.$"):
-        IFND(config_of(clusters=(3, 50)), 3, 40)
+    """Of images, not of their largest id, and before the first step, not at the first clustering."""
+    data = tiny_data()
+    far = dataclasses.replace(data, train=dataclasses.replace(data.train, ids=5000 * torch.arange(1, 65)))
+    with pytest.raises(ValueError, match=r"clusters = \(3, 65\) asks for 65 clusters of 64 images; give at most 64\.$"):
+        fit(tiny(method="ifnd", small_views=0, clusters=(3, 65)), far, progress=False)
