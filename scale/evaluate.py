@@ -13,6 +13,7 @@ import re
 import shlex
 import sys
 import time
+import warnings
 from pathlib import Path
 
 from launch import RESULTS, hardware
@@ -46,6 +47,13 @@ def arguments():
     return args
 
 
+def compare(run, data) -> None:
+    """Warn if a run saw other training images or labels of the same set: read-outs would see more labels than it."""
+    if run.data == data.provenance and run.images != data.train.digest():
+        words = f"{run.folder} was trained with other labels or images of {data.provenance} than it is read out with"
+        warnings.warn(f"{words}; give its --label-list, if it had one.", stacklevel=2)
+
+
 def main() -> None:
     args, start = arguments(), time.time()
     if args.run == "pixels":
@@ -61,6 +69,8 @@ def main() -> None:
     labels = args.labels or (None if args.label_list else config.labels)
     own = config.replace(labels=labels)  # of the read-outs
     data = s.load_data(args.data, labels, config.label_seed, label_list=args.label_list)
+    if args.run != "pixels" and not (args.labels or args.label_list):
+        compare(run, data)
     result |= {"data": data.provenance, "hardware": hardware(config)}
     result["command"] = shlex.join(["python", "scale/evaluate.py", *sys.argv[1:]])
     read = {

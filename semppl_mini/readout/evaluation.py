@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from .. import parallel
 from ..data import Data, ImageSet
-from ..files import check_tensor, check_whole, shown
+from ..files import check_classes, check_tensor, check_type, check_whole, shown
 from ..keeping import Interrupted, check_labels
-from ..method import encode
+from ..method import Method, encode
 from ..networks import begin, networks
 from ..rng import INIT, generator
 from ..train import fit
@@ -28,9 +28,10 @@ def share_right(found: Tensor, truth: Tensor) -> float | None:
 
 
 def known_of(bank, bank_labels, queries, query_labels) -> tuple[Tensor, Tensor]:
-    """The queries of known class (not -1), and their labels. ValueError: no features (n, dim), finite, or no labels."""
+    """The queries of known class (not -1), and their labels. ValueError: no features (n, dim), finite (and with finite
+    squares), or no labels."""
     for name, x, labels, least in (("bank", bank, bank_labels, 0), ("queries", queries, query_labels, -1)):
-        check_tensor(name, x, None, ("n > 0", "dim" if x is bank else bank.shape[1]), (-3e38, 3e38), None)
+        check_tensor(name, x, None, ("n > 0", "dim" if x is bank else bank.shape[1]), (-1e18, 1e18), None)
         check_tensor(f"labels of the {name}", labels, torch.int64, (len(x),), (least, 2**20), None)
     known = query_labels >= 0
     return queries[known], query_labels[known]
@@ -43,7 +44,7 @@ def knn_accuracy(bank, bank_labels, queries, query_labels, k: int = 20, temperat
     bank (n, dim) with labels (n,), queries (m, dim) with labels (m,); -1 does not count. ValueError: bad input.
     """
     queries, query_labels = known_of(bank, bank_labels, queries, query_labels)
-    if not isinstance(k, int) or not 1 <= k <= len(bank):
+    if type(k) is not int or not 1 <= k <= len(bank):
         raise ValueError(f"k = {k} neighbours asked of a bank of {len(bank)}; choose k between 1 and its size.")
     if not isinstance(temperature, (int, float)) or not temperature >= 0.0125:  # below, exp is infinite
         raise ValueError(f"temperature = {shown(temperature)} is no number of 0.0125 or more; give 0.07, say.")
@@ -61,11 +62,19 @@ GRID = (0.001, 0.01, 0.1, 1.0)  # C of the linear probe
 def linear_probe(features, labels, test_features, test_labels, grid: tuple = GRID) -> float | None:
     """Top-1 accuracy of logistic regression on standardised frozen features, as `knn_accuracy`; C as `fit_probe`."""
     asked, truth = known_of(features, labels, test_features, test_labels)
+    features, asked = (parallel.at_least_float(x.detach()) for x in (features, asked))
     return float(fit_probe(features, labels, grid).score(asked, truth)) if len(truth) else None
 
 
 def fit_probe(features: Tensor, labels: Tensor, grid: tuple = GRID, most: int = 5000):
-    """`linear_probe`, fitted: C is the best in cross-validation within these images, at most `most`, evenly spread."""
+    """`linear_probe`, fitted: C is the best in cross-validation within these images, at most `most`, evenly spread.
+
+    ValueError: no C to choose from, or labels of one class.
+    """
+    if not isinstance(grid, (tuple, list)) or not grid or not all(type(C) in (int, float) and C > 0 for C in grid):
+        raise ValueError(f"grid = {shown(grid)} is no tuple of positive numbers; give (0.01, 0.1), say.")
+    if (classes := len(labels.unique())) < 2:
+        raise ValueError(f"The labels of the bank are of {classes} class; give 2 or more.")
     from sklearn import linear_model, model_selection  # here, as they take a third of the package's time to import
 
     probes = [standardised(linear_model.LogisticRegression(C=C, max_iter=200)) for C in sorted(grid)]
@@ -94,7 +103,7 @@ def tuning(config, data: Data, steps: int, lr: float = 0.1):
     ImageNet, were worse on validation images; notebooks/results/tuning]. ValueError: no step, or labels of one class.
     """
     images = len(labelled_images(data))
-    check_whole("steps", steps, 1)
+    check_whole("steps", steps, 1), check_type("lr", lr, float)
     B = min(128, images) // parallel.size() * parallel.size()  # every process takes its share
     return config.replace(
         method="finetune", labels=None, labelled_share=None, oracle=False, large_views=1, small_views=0,
@@ -130,10 +139,8 @@ def supervised(config, data: Data, steps: int, lr: float = 0.1) -> nn.Sequential
 
 def labelled_images(data: Data) -> ImageSet:
     """The labelled training images; ValueError if there is nothing to tell apart."""
-    bank = data.train.labelled()
-    if (classes := len(bank.labels.unique())) < 2:
-        raise ValueError(f"The labelled images are of {classes} class; load the data with labels of 2 or more.")
-    return bank
+    check_classes(check_type("data", data, Data))
+    return data.train.labelled()
 
 
 def classifier_accuracy(model: nn.Sequential, images: ImageSet, config) -> float | None:
@@ -144,14 +151,20 @@ def classifier_accuracy(model: nn.Sequential, images: ImageSet, config) -> float
 def untrained_encoder(config, data: Data) -> nn.Module:
     """The encoder that a run of this config on data.train starts from."""
     encoder = networks(config, generator(config.seed, 0, INIT))["encoder"]
-    begin(encoder, data.train, config)
+    begin(encoder, check_type("data", data, Data).train, config)
     return encoder.to(parallel.device_of(config))
+
+
+def check_encoder(encoder) -> None:
+    """ValueError unless this is a network with parameters, of images alone."""
+    if not isinstance(encoder, nn.Module) or isinstance(encoder, Method) or not any(True for _ in encoder.parameters()):
+        raise ValueError(f"encoder = {shown(encoder)} is no network of images with weights; give run.method.encoder.")
 
 
 def part_of(data: Data, split: str) -> ImageSet:
     """The images of a split; ValueError if there is no such split, or nothing in it."""
     if split not in ("train", "val", "test"):
-        raise ValueError(f"split = {split!r} is unknown; give train, val or test.")
+        raise ValueError(f"split = {shown(split)} is unknown; give train, val or test.")
     if not len(asked := getattr(data, split)):
         raise ValueError(f"There are no {split} images to evaluate on; give another split, or add them to the data.")
     return asked
@@ -170,12 +183,14 @@ def evaluate(encoder: nn.Module, config, data: Data, split="test", tune_steps: i
     """Read-outs of a frozen encoder on a split, as shares: {"knn20", "knn200", "linear", ...}.
 
     few_label is another name of linear; fine_tuned: all weights, for `tune_steps` steps. With all_labels, knn20_all ...
-    use the true class of every training image: a yardstick, no few-label result. None: no class of the split is known.
+    use the true class of every training image: a yardstick, no few-label result. None: no class of the split is known,
+    or, with all_labels, not two of training.
     ValueError: an unknown or empty split, labels of one class, or not those of the config.
     """
     bank, asked = labelled_images(data), part_of(data, split)
     check_labels(config, data)
     check_whole("tune_steps", tune_steps, 0)
+    check_encoder(encoder)
     x, q = (encode(encoder, s, config) for s in (bank, asked))
     result = {"split": split, "bank": len(bank), **frozen(x, bank.labels, q, asked.truth)}
     result["few_label"] = result["linear"]
@@ -183,7 +198,8 @@ def evaluate(encoder: nn.Module, config, data: Data, split="test", tune_steps: i
         result["fine_tuned"] = classifier_accuracy(fine_tune(encoder, config, data, tune_steps), asked, config)
     if all_labels:
         known = data.train.take((data.train.truth >= 0).nonzero().squeeze(1))
-        every = frozen(encode(encoder, known, config), known.truth, q, asked.truth)
+        several = len(known.truth.unique()) > 1
+        every = frozen(encode(encoder, known, config), known.truth, q, asked.truth) if several else {"linear": None}
         result |= {f"{name}_all": share for name, share in every.items()}
     return result
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from ..files import check_tensor
+from ..files import check_tensor, check_whole, shown
 from ..positives import draw_positives
 from ..rng import EVALUATION, generator
 from ..semppl import SemPPL
@@ -20,10 +20,12 @@ def inspect(method, images, seed: int = 0) -> dict:
     """
     if not isinstance(method, SemPPL):
         raise ValueError(f"inspect shows the votes of SemPPL; {type(method).__name__} has none: give a run's SemPPL.")
+    if not hasattr(images, "whole"):
+        raise ValueError(f"images = {shown(images)} is no image set; give an ImageSet, as data.test.")
     config, queue, weight, was = method.config, method.queue, next(method.parameters()), method.training
     pixels, views, o = images.whole(torch.arange(len(images)), config.large_size), [], []
     check_tensor("images", pixels, torch.uint8, ("n", 3, "H", "W"))
-    rng = generator(seed, 0, EVALUATION)
+    rng = generator(check_whole("seed", seed, 0), 0, EVALUATION)
     draws = [draw_view(config, j, len(pixels), rng, *pixels.shape[2:]) for j in range(config.large_views)]
     method.eval()
     for rows in torch.arange(len(pixels)).split(500):  # memory for so many images at a time

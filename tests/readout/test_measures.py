@@ -7,18 +7,20 @@ import json
 import math
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from checks import pictures, random, tiny, tiny_data, units
+from checks import CLASSES, parts, pictures, random, tiny, tiny_data, units
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 from sklearn.metrics import average_precision_score
 from sklearn.svm import LinearSVC
 
-from semppl_mini import fit, load_data
+from semppl_mini import fit, load_data, load_run
+from semppl_mini.files import write_pack
 from semppl_mini.readout import measures, untrained_encoder
 
 
@@ -170,6 +172,24 @@ def test_measure_reads_everything_of_a_split():
     )
     shares = [*result["clustering"].values(), result["retrieval"], *result["copies"].values(), result["clean"]]
     assert all(-0.5 <= x <= 1 for x in shares)
+
+
+def test_labels_that_the_run_did_not_see_are_told(tmp_path, monkeypatch):
+    """A run of a list of labels, read out by as many that a seed draws, would have twice the labels it says."""
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[2] / "scale")
+    compare, names = importlib.import_module("evaluate").compare, [f"train/{i}.png" for i in range(60)]
+    pack = write_pack(tmp_path / "zoo.npz", parts(), CLASSES, "here", {"train": names, "test": names[:12]})
+    (tmp_path / "list.txt").write_text("\n".join(names[:9]))
+    listed = load_data(pack, label_list=tmp_path / "list.txt")
+    config = tiny(labels=9, batch_size=8, large_size=8, small_views=0, epochs=1)
+    fit(config, listed, tmp_path / "run", progress=False)
+    run = load_run(tmp_path / "run")
+    for other in (load_data(pack, 9), load_data(pack, label_list=tmp_path / "list.txt", val=0)):
+        with pytest.warns(UserWarning, match="was trained with other labels or images of here than it is read out"):
+            compare(run, other)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compare(run, listed), compare(run, tiny_data())  # the same; another set
 
 
 def test_transfer_to_a_folder_of_images_unseen_in_training(tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ from semppl_mini.readout import (
     share_right,
     untrained_encoder,
 )
+from semppl_mini.readout.measures import retrieval
 
 NAMES = {
     "semppl": {"pseudo_label_accuracy", "purity", "false_negatives"},
@@ -84,6 +85,20 @@ def test_read_outs_of_no_known_image_are_none():
 def test_share_right_counts_known_ones():
     found, truth = torch.tensor([0, 1, -1, 2]), torch.tensor([0, 2, -1, -1])
     assert share_right(found, truth) == 0.5 and share_right(found, truth * 0 - 1) is None
+
+
+@pytest.mark.parametrize("known", [(), (4,)])
+def test_a_yardstick_of_one_known_class_is_none(known):
+    config, data = tiny(), tiny_data()
+    truth = torch.where(torch.isin(data.train.truth, torch.tensor(known)), data.train.truth, -1)
+    encoder = untrained_encoder(config, data)
+    result = evaluate(encoder, config, with_train(data, truth=truth), all_labels=True)
+    assert result["linear_all"] is None and "knn20_all" not in result
+    assert evaluate(encoder, config, data) == {name: x for name, x in result.items() if not name.endswith("_all")}
+
+
+def test_retrieval_of_images_each_alone_in_its_class_is_none():
+    assert retrieval(units(6, 4), torch.arange(6)) is None
 
 
 # ---- figures
