@@ -31,6 +31,7 @@ class Log:
             self.file.close()
             words = "is being trained by another process; wait for it, or choose another folder"
             raise ValueError(f"{folder} {words}.") from None
+        self.size = self.file.tell()
         held.add(self)
 
     def close(self) -> None:
@@ -38,14 +39,15 @@ class Log:
         self.file.close()
 
     def write(self, line: dict) -> None:
-        self.file.write(json.dumps(line).encode() + b"\n")
+        self.size += self.file.write(json.dumps(line).encode() + b"\n")
         self.file.flush()
 
     def sync(self) -> None:
         """Its lines are on the disk. OSError: these are no longer the lines of log.jsonl."""
         os.fsync(self.file.fileno())
-        if not self.path.exists() or not os.path.samestat(self.path.stat(), os.fstat(self.file.fileno())):
-            words = "was removed or replaced while this run wrote it; leave it in its place, and give the same call or"
+        own = os.fstat(self.file.fileno())
+        if not self.path.exists() or not os.path.samestat(self.path.stat(), own) or own.st_size < self.size:
+            words = "was removed, replaced or cut while this run wrote it; leave it there, and give the same call or"
             raise OSError(f"{self.path} {words} command again: it goes on from the last checkpoint.")
 
     def cut(self, size: int) -> None:
@@ -55,7 +57,7 @@ class Log:
             raise ValueError(f"{self.path.parent} {words}; choose another folder.")
         if self.file.tell() < size:
             warnings.warn(f"{self.path} has lost its last lines; the checkpoint's history is whole.", stacklevel=2)
-        self.file.truncate(self.file.seek(min(size, self.file.tell())))
+        self.size = self.file.truncate(self.file.seek(min(size, self.file.tell())))
 
 
 def let_go() -> None:

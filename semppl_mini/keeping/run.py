@@ -37,6 +37,7 @@ class Run:
     data: str = ""
     unfinished: list[dict] = field(default_factory=list)  # a record a step, until their epoch ends
     state: dict | None = None  # a checkpoint's, of a stopped run without a folder
+    images: str = ""  # digest of the training images and their labels, of a run that was loaded
 
     @property
     def finished(self) -> bool:
@@ -65,9 +66,11 @@ def check(config: Config, data: Data, folder, resume, callbacks, **whole) -> Non
         if value is not None:
             check_whole(name, value, 0 if name == "workers" else 1)
     if folder is not None and (not isinstance(folder, (str, os.PathLike)) or not str(folder)):
-        raise ValueError(f"folder = {folder!r} names no folder; give its path, or None to keep nothing.")
+        raise ValueError(f"folder = {shown(folder)} names no folder; give its path, or None to keep nothing.")
     if folder is not None and resume is not None:
         raise ValueError(f"resume= is for runs without a folder; give fit folder={str(folder)!r} alone to go on there.")
+    if resume is not None:
+        check_type("resume", resume, Run)
 
 
 def class_of(config, method: type[Method] | None = None) -> type[Method]:
@@ -75,7 +78,7 @@ def class_of(config, method: type[Method] | None = None) -> type[Method]:
     if method is None:
         return relatives.named(config.method)
     if not (isinstance(method, type) and issubclass(method, Method)):
-        raise ValueError(f"method = {method!r} is no class of methods; give a subclass of semppl_mini.Method.")
+        raise ValueError(f"method = {shown(method)} is no class of methods; give a subclass of semppl_mini.Method.")
     return method
 
 
@@ -109,7 +112,7 @@ def fitting(path, tensors: dict, method: nn.Module, start: str | tuple = "") -> 
 def read_state(path) -> tuple[Path, dict, Config]:
     """A run's folder (its newest whole checkpoint) or one checkpoint file -> its path, what it holds, the config."""
     if not isinstance(path, (str, os.PathLike)) or not str(path):
-        raise ValueError(f"{path!r} names no run; give its folder, or one of its checkpoints.")
+        raise ValueError(f"{shown(path)} names no run; give its folder, or one of its checkpoints.")
     path = Path(path)
     found = (path, checkpoint.load(path)) if path.suffix == ".pt" else checkpoint.newest(path)
     if found is None:
@@ -132,7 +135,7 @@ def load_run(path, method: type[Method] | None = None) -> Run:
         tensors = fitting(path, state["method"], kind(config, state["classes"], images))
     made = kind(config, state["classes"], images).to(torch.float64 if config.precision == "fp64" else None)
     made.load_state_dict(tensors)
-    return Run(config, made, state["history"], path.parent, state["data"], state["steps"])
+    return Run(config, made, state["history"], path.parent, state["data"], state["steps"], images=state["images"])
 
 
 def start_from(weights, method: Method) -> str:
@@ -181,6 +184,8 @@ def keep_encoders(every: int):
     check_whole("every", every, 1)
 
     def keep(run: Run, record: dict) -> None:
+        if run.folder is None:
+            raise ValueError("keep_encoders writes into the folder of a run and this one has none; give fit a folder=.")
         if record["epoch"] % every == 0:
             checkpoint.save(run.folder / f"encoder-{record['epoch']:04d}.pt", run.method.encoder.state_dict())
 

@@ -263,18 +263,18 @@ def test_a_forked_process_does_not_hold_the_folder(tmp_path):
         os.waitpid(forked[0], 0)
 
 
-@pytest.mark.parametrize("how", ["removed", "replaced"])
+@pytest.mark.parametrize("how", ["removed", "replaced", "cut"])
 def test_a_log_that_is_taken_away_stops_the_run(how, tmp_path):
     """At the next save, before it: another process may have begun there. The same call goes on."""
     config, log = tiny(epochs=2, labelled_share=0.25), tmp_path / "log.jsonl"
 
     def take(run, record):
         if record["epoch"] == 1:
-            log.unlink()
+            os.truncate(log, 0) if how == "cut" else log.unlink()
             if how == "replaced":
                 log.write_text("not the run's\n")
 
-    with pytest.raises(OSError, match="log.jsonl was removed or replaced while this run wrote it; .*the same call"):
+    with pytest.raises(OSError, match="log.jsonl was removed, replaced or cut while this run wrote it; .*the same"):
         run_of(config, tmp_path, callbacks=[take])
     assert checkpoint.newest(tmp_path)[1]["position"]["step"] == 4
     with pytest.warns(UserWarning, match="has lost its last lines"):
