@@ -161,8 +161,9 @@ def tar_files(path, wanted):
 
 
 def folder_files(root, wanted):
-    """Yield (path below root, bytes), or (path, None) for a folder, of SPLIT/CLASS and SPLIT/CLASS/*."""
-    for path in [*sorted(root.glob("*/*")), *sorted(root.glob("*/*/*"))]:
+    """Yield (path below root, bytes), or (path, None) for a folder, of SPLIT/CLASS, SPLIT/CLASS/*, and files beside."""
+    beside = (path for path in root.glob("*") if not path.is_dir())
+    for path in [*sorted(beside), *sorted(root.glob("*/*")), *sorted(root.glob("*/*/*"))]:
         name = PurePosixPath(path.relative_to(root).as_posix())
         if path.is_dir():
             yield name, None
@@ -298,7 +299,7 @@ def read_images(source, size, skip_broken):
             foreign.add(name)
         elif is_image(name):
             return True
-        elif len(name.parts) > 1 and not is_hidden(name):
+        elif not is_hidden(name):
             others.add(name)
         return False
 
@@ -612,6 +613,9 @@ def parse(argv=None):
     command.add_argument("--skip-broken", action="store_true", help="leave out images that cannot be read")
     command.add_argument("--provenance", help="what results are labelled with (default: from the name)")
     command.add_argument("--out", **out)
+    argv = sys.argv[1:] if argv is None else argv
+    if empty := [text for text in argv if not text or text.startswith("--") and text.endswith("=")]:
+        parser.error(f"{empty[0].rstrip('=') or 'an argument'} is given an empty value; give one, or leave it out")
     return parser.parse_args(argv)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .checks import shown
 from .whole import make_folder, sha256, write_whole
 
 SPLITS = ("train", "test")
@@ -39,7 +40,7 @@ def write_pack(path, splits: dict, classes: list[str], provenance: str, files: d
         if not 2 <= len(parts) <= 3:
             raise ValueError(f"{split} has {len(parts)} parts; give (images, labels) or (images, labels, masks).")
         kept = {part: array for part, array in zip(KINDS, parts, strict=False) if array is not None}
-        arrays |= {f"{split}_{part}": np.ascontiguousarray(array, KINDS[part]) for part, array in kept.items()}
+        arrays |= {f"{split}_{part}": _whole(f"{split} {part}", array, KINDS[part]) for part, array in kept.items()}
     arrays |= {f"{split}_files": _utf8(files[split]) for split in files or ()}
     digests = {name: sha256([array]) for name, array in arrays.items()}
     meta = {"name": path.stem, "provenance": provenance, "classes": list(classes), "format": 1, "sha256": digests}
@@ -50,11 +51,21 @@ def write_pack(path, splits: dict, classes: list[str], provenance: str, files: d
     return path
 
 
+def _whole(name: str, array, kind: str) -> np.ndarray:
+    """The array as this type; ValueError if that is of other numbers."""
+    array = np.asarray(array)
+    if array.dtype.kind not in "biuf" or array.dtype != kind and (array != array.astype(kind)).any():
+        raise ValueError(f"{name} are {array.dtype} that are no {np.dtype(kind)}; give whole numbers of its range.")
+    return np.ascontiguousarray(array, kind)
+
+
 def read_pack(name_or_path) -> tuple[dict, dict]:
     """{split: (images, labels, masks or None)}, meta, of a name or .npz; ValueError: missing, damaged, inconsistent.
 
     meta["files"]: the names of the files of train, then of test, or None.
     """
+    if not isinstance(name_or_path, (str, os.PathLike)):
+        raise ValueError(f"{shown(name_or_path)} names no data pack; give a name, or the path of an .npz.")
     path = Path(name_or_path) if Path(name_or_path).suffix == ".npz" else data_dir() / f"{name_or_path}.npz"
     if not path.is_file():
         raise ValueError(f"There is no data pack {path}; make it with data/prepare.py, or give load_data another path.")
@@ -112,7 +123,8 @@ def _check_meta(meta: dict) -> None:
         raise ValueError("its meta data has wrong types; give name and provenance as text, classes as a list.")
     fit = all(isinstance(text, str) and len(text) <= 200 and text.isprintable() for text in [*texts, *classes])
     if not fit or len(set(classes)) < len(classes):
-        raise ValueError("its classes are no list of different names of up to 200 printable characters; rename them.")
+        raise ValueError("its classes are no list of different names of up to 200 printable characters, or its "
+                         "provenance is longer; rename them.")  # fmt: skip
 
 
 def _check_splits(path: Path, arrays: dict, meta: dict) -> None:
@@ -133,8 +145,8 @@ def _check_splits(path: Path, arrays: dict, meta: dict) -> None:
                              f"{', or be -1 where unknown' * (split == 'train')}.")  # fmt: skip
         if any(f"{other}_files" in arrays for other in SPLITS):
             names = arrays.get(f"{split}_files", np.empty(0, "S"))
-            if names.shape != y.shape or not all(map(_printable, names)):
-                raise ValueError(f"{has} {names.size} file names for {len(y)} images; give each one, printable UTF-8.")
+            if names.shape != y.shape or not all(map(_printable, names)) or len(np.unique(names)) < len(names):
+                raise ValueError(f"{has} {names.size} file names for {len(y)} images; give each its own, in UTF-8.")
 
 
 def _utf8(names: list[str]) -> np.ndarray:
@@ -159,7 +171,7 @@ def find_listed(path, truth: torch.Tensor, meta: dict) -> torch.Tensor:
         raise ValueError(f"{meta['name']} keeps no names of files to find those of {path}; pack its folder again.")
     try:
         with open(path, "rb") as file:
-            text = file.read(MAX_META + 1).decode("utf-8", "replace")
+            text = file.read(MAX_META + 1).decode("utf-8-sig", "replace")
     except OSError as error:
         raise ValueError(f"There is no label list {path} ({error.strerror}); give a file of file names.") from None
     asked = [line.strip().removeprefix("train/") for line in unicodedata.normalize("NFC", text).splitlines()]

@@ -212,9 +212,10 @@ def test_hidden_files_and_other_files_are_left_out(tmp_path, pack):
 def test_what_is_left_out_is_told(tmp_path, pack, capsys):
     files, expected = flowers()
     odd = {f"train/daisy/{name}": b"x" for name in ("IMG_1", "notes.txt", ".DS_Store")}
+    odd |= {name: b"x" for name in ("README.md", "more.tar", ".DS_Store")}
     pack("folder", "--from", write_folder(tmp_path / "f", files | odd), "--name", "flowers")
-    says = "left out 2 files whose names are no image's: train/daisy/IMG_1, train/daisy/notes.txt\n"
-    assert capsys.readouterr().err == says
+    told = "README.md, more.tar, train/daisy/IMG_1, train/daisy/notes.txt"
+    assert capsys.readouterr().err == f"left out 4 files whose names are no image's: {told}\n"
 
 
 @pytest.mark.parametrize("suffix", ["jfif", "jpe", "JPEG"])
