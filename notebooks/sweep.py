@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 import semppl_mini as s
 from semppl_mini import plots
 from semppl_mini.files import digest, make_folder, write_json
-from semppl_mini.keeping import class_of, runs_dir
+from semppl_mini.keeping import check_labels, class_of, runs_dir
 from semppl_mini.keeping.command import Parser, command
 
 RESULTS = Path(__file__).resolve().with_name("results") / "sweep"
@@ -57,8 +57,10 @@ def grid(preset: s.Config, questions, seeds: int, epochs: int) -> list[tuple]:
 
 
 def images_of(data: s.Data) -> str:
-    """The digest of all that a run may see, and is measured by: of whatever number of labels."""
+    """The digest of all that a run may see, and is measured by: of whatever number of labels that a seed draws, but of
+    those that were chosen."""
     parts = [x for split in (data.train, data.val) for x in (split.images, split.truth, split.masks)]
+    parts += [data.train.labels] if data.label_seed is None else []
     return digest(x for x in parts if x is not None)
 
 
@@ -80,6 +82,7 @@ def train(config: s.Config, data: s.Data, bar: tqdm) -> dict:
 
 def kept_run(name: str, config: s.Config, data: s.Data, folder=RESULTS) -> dict:
     """The row of one run, as in `sweep`; trained only if `folder`/NAME.json does not have it."""
+    check_labels(config, data)
     path, images = make_folder(folder) / f"{name}.json", images_of(data)
     row = read(path, config, images)
     if row is None:
@@ -96,7 +99,7 @@ def merged(data: s.Data, group: tuple, names: list[str]) -> s.Data:
     def of(images):
         return dataclasses.replace(images, labels=group[images.labels], truth=group[images.truth])
 
-    return s.Data(data.name, data.provenance, names, of(data.train), of(data.val), of(data.test))
+    return s.Data(data.name, data.provenance, names, of(data.train), of(data.val), of(data.test), data.label_seed)
 
 
 def read(path: Path, config: s.Config, images: str | None = None) -> dict | None:
@@ -129,14 +132,14 @@ def named(dataset) -> tuple[str, str | None]:
     Packs that are given by path may have one name, so theirs has some of the digest. A set given by name need not be
     here any more (None): its finished runs are still read. ValueError: no pack at this path.
     """
-    path = Path(dataset)
+    path, name = Path(dataset), str(dataset).replace("/", "-")
     try:
         images = images_of(s.load_data(dataset))
     except ValueError:
         if path.suffix == ".npz":
             raise
-        return path.stem, None
-    return f"{path.stem}-{images[:8]}" if path.suffix == ".npz" else path.stem, images
+        return name, None
+    return f"{path.stem}-{images[:8]}" if path.suffix == ".npz" else name, images
 
 
 def sweep(preset, questions=tuple(QUESTIONS), seeds=3, epochs=6, dataset="digits", folder=RESULTS) -> list:

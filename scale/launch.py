@@ -60,6 +60,8 @@ def arguments(doc: str):
         parser.error("--profile traces every operation of every step; give --steps, a few more than are done")
     if args.supervised and args.weights:
         parser.error("--supervised trains from scratch; leave out --weights")
+    if args.label_list and any(text.startswith("labels=") for text in args.changes):
+        parser.error("--label-list and labels= both choose labels; give one")
     if not re.fullmatch(r"[\w.-]{1,100}", args.name) or args.name.startswith("."):
         parser.error(f"--name {args.name!r} cannot name a folder; use up to 100 letters, digits, _ . and -")
     return args
@@ -129,7 +131,7 @@ def traced(folder: Path):
 def load(args, config):
     """The data, and the config with as many labels as a list names."""
     name = args.data or args.preset.split("_")[0]
-    if not Path(name).is_dir():
+    if not (args.data and Path(name).is_dir()):
         if args.preset.startswith("imagenet"):
             raise ValueError(f"{name} is no folder of ImageNet; give --data a folder with train/SYNSET/*.JPEG or "
                              "train*.tar.")  # fmt: skip

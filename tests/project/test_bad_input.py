@@ -6,6 +6,7 @@ test, as does one that shows a traceback.
 
 import contextlib
 import dataclasses
+import functools
 import io
 import json
 import os
@@ -29,7 +30,7 @@ from semppl_mini.data import hide_labels
 from semppl_mini.files import check_parameters, checkpoint, read_pack, write_pack
 from semppl_mini.keeping import class_of, keep_encoders
 from semppl_mini.keeping.command import override
-from semppl_mini.readout import evaluate, fine_tune, inspect, raw_pixel_accuracy, supervised
+from semppl_mini.readout import evaluate, fine_tune, inspect, measure, raw_pixel_accuracy, supervised, untrained_encoder
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -60,6 +61,8 @@ CONFIG = [
     ("one of three means", config(mean=(0.5,)), "mean = (0.5,) has 1 entries; give 3"),
     ("a mean that is nan", config(mean=(0.5, float("nan"), 0.5)), "finite numbers, not nan; give numbers"),
     ("an infinite rate", config(lr=float("inf")), "lr = inf must be of finite numbers, not inf; give numbers"),
+    ("a mean of pixels to 255", config(mean=(125.3, 123.0, 113.9)), "mean = (125.3, 123.0, 113.9) lies outside [0, 1]"),
+    ("a spread of pixels to 255", config(std=(63.0, 62.1, 66.7)), "std = (63.0, 62.1, 66.7) lies outside [0, 1]; give"),
     ("a scale of one number", config(large_scale=(0.4,)), "large_scale = (0.4,) has 1 entries; give 2"),
     ("an unknown network", trained(backbone="resnet19"), "backbone = 'resnet19' is not known; choose one of narrow"),
     ("an unknown optimizer", config(optimizer="adam"), "optimizer = 'adam' is not known; choose one of lars, sgd, adamw"),
@@ -188,7 +191,7 @@ def renamed(**fields):
 MADE = [  # by hand
     ("fractions for pixels", made(images=lambda x: x / 255), "train.images is torch.float32 (64, 3, 32, 32) on cpu; give torch.uint8 (64, 3, H, W)"),
     ("int64 pixels", made(images=lambda x: x.long()), "train.images is torch.int64 (64, 3, 32, 32) on cpu; give torch.uint8"),
-    ("one colour", made("test", images=lambda x: x[:, :1]), "test.images is torch.uint8 (30, 1, 32, 32) on cpu; give torch.uint8 (30, 3, H, W)"),
+    ("one colour", made("test", images=lambda x: x[:, :1]), "test.images is torch.uint8 (30, 1, 32, 32) on cpu; give torch.uint8 (30, 3, 32, 32)"),
     ("four colours", made(images=lambda x: torch.cat([x, x[:, :1]], 1)), "train.images is torch.uint8 (64, 4, 32, 32) on cpu"),
     ("colours last", made("val", images=lambda x: x.permute(0, 2, 3, 1)), "val.images is torch.uint8 (30, 32, 32, 3) on cpu"),
     ("no pixels", made(images=lambda x: x[..., :0]), "train.images is torch.uint8 (64, 3, 32, 0) on cpu; give"),
@@ -204,6 +207,12 @@ MADE = [  # by hand
     ("a hand-made label too few", made(labels=lambda x: x[1:]), "train.labels of 10 classes is torch.int64 (63,) on cpu; give torch.int64 (64)"),
     ("no truth", made(truth=lambda x: None), "train.truth of 10 classes is a NoneType; give torch.int64 (64) on the CPU"),
     ("one id for all", made(ids=lambda x: x * 0), "train.ids has 63 that come again; give each image its own, as torch.arange(n)"),
+    ("ids of another set", renamed(val=dataclasses.replace(tiny_data().val, ids=tiny_data().train.ids[:30])), "val.ids has 30 of another set; give each image its own"),
+    ("one set for two", renamed(val=tiny_data().test), "test.ids has 30 of another set; give each image its own, as 10000 + torch.arange(n), or test=train.take"),
+    ("sets of two sizes", made("test", images=lambda x: x[..., :20], masks=lambda x: None), "test.images is torch.uint8 (30, 3, 32, 20) on cpu; give torch.uint8 (30, 3, 32, 32)"),
+    ("sparse pixels", made(images=lambda x: x.to_sparse()), "train.images is sparse torch.uint8 (64, 3, 32, 32) on cpu; give torch.uint8"),
+    ("sparse ids", made(ids=lambda x: x.to_sparse()), "train.ids is sparse torch.int64 (64,) on cpu; give torch.int64"),
+    ("a set of ids alone", renamed(train=SimpleNamespace(ids=torch.arange(9))), "train.labels of 10 classes is a NoneType; give torch.int64 (9)"),
     ("a negative id", made(ids=lambda x: x - 1 - x.min()), "train.ids goes from -1 to"),
     ("an id of 2 ** 45", made(ids=lambda x: x + 2**45), "give 0 to 2.68435e+08"),
     ("ids that are no numbers", made(ids=lambda x: x.float()), "train.ids is torch.float32 (64,) on cpu; give torch.int64 (n > 0)"),
@@ -239,7 +248,20 @@ DATA = [
     ("masks of other images", train_part(lambda x, y: (x, y, np.ones((59, 1, 8, 8)))), "has masks (59, 1, 8, 8)"),
     ("masks of 255", train_part(lambda x, y: (x, y, np.full((60, 1, 8, 8), 255))), "up to 255; give 0 or 1"),
     ("one class", lambda f: s.fit(tiny(labels=None), s.load_data(pack_of(f, lambda p: {k: (x, y * 0) for k, (x, y) in
-     p.items()}, ["ant"])), progress=False), "SemPPL tells classes apart and there is 1; give 2"),
+     p.items()}, ["ant"])), progress=False), "labelled images are of 1 class; load the data with labels of 2 or more, or"),
+    ("pixels of fractions", train_part(lambda x, y: (x / 255, y)), "train images are float64 that are no uint8; give whole numbers of its"),
+    ("pixels to 510", train_part(lambda x, y: (x * np.int64(2), y)), "train images are int64 that are no uint8; give whole numbers of its range"),
+    ("pixels below zero", train_part(lambda x, y: (x.astype(np.int8), y)), "train images are int8 that are no uint8; give whole"),
+    ("labels between two", train_part(lambda x, y: (x, y + 0.4)), "train labels are float64 that are no int64; give whole numbers"),
+    ("labels in words", train_part(lambda x, y: (x, y.astype(str))), "train labels are <U21 that are no int64; give whole numbers"),
+    ("masks of fractions", train_part(lambda x, y: (x, y, np.full((60, 1, 8, 8), 0.5))), "train masks are float64 that are no uint8; give"),
+    ("a pack of two sizes", lambda f: s.load_data(pack_of(f, lambda p: p | {"test": (p["test"][0][..., :4], p["test"][1])})),
+     "test.images is torch.uint8 (12, 3, 8, 4) on cpu; give torch.uint8 (12, 3, 8, 8)"),
+    ("a file name for all", lambda f: write_pack(f / "x.npz", parts(), CLASSES, "x", {"train": ["a"] * 60, "test": ["b"] * 12}),
+     "60 file names for 60 images; give each its own"),
+    ("a long provenance", lambda f: write_pack(f / "x.npz", parts(), CLASSES, "x" * 300), "characters, or its provenance is longer"),
+    ("a number for a pack", lambda f: s.load_data(5), "5 names no data pack; give a name, or the path of an .npz"),
+    ("nothing for a pack", lambda f: s.load_data(None), "None names no data pack; give a name, or the path of an .npz"),
     ("fewer labels than classes", load(labels=2), "labels = 2 keeps 2 labels; give at least one a class (3)"),
     ("more labels than images", load(labels=1000), "labels = 1000 keeps 1000 labels; give at least one a class (3), at"),
     ("a share above one", load(labels=1.5), "labels = 1.5 is neither a share in (0, 1] nor a count; give"),
@@ -320,6 +342,11 @@ PREPARE = [
     ("a class folder without images", prepared(lambda files: without("train/daisy")(files) | {"train/daisy/a.txt": b"x"}),
      "class folder train/daisy holds no JPEG or PNG image: fill it or remove it"),
     ("text named .png", prepared(added("train/daisy/x.png", b"text")), "train/daisy/x.png is not a readable JPEG or PNG"),
+    ("an image beside the splits", prepared(added("x.png", encode(images(1)[0]))), "x.png is in no known split: name the top folders"),
+    ("a photograph beside the splits", prepared(added("x.heic", b"x")), "x.heic is an image, but no JPEG or PNG: convert it"),
+    ("an empty source", prepare("folder", "--from", "", "--name", "x"), "an argument is given an empty value; give one, or"),
+    ("an empty folder of packs", lambda f: run("data/prepare.py", "cifar10", "--out="), "--out is given an empty value; give one, or leave"),
+    ("an empty provenance", prepared(lambda files: files, "--provenance", ""), "an argument is given an empty value; give one"),
     ("an image cut short", prepared(added("train/daisy/x.png", encode(images(1)[0])[:80])), "train/daisy/x.png is not a"),
     ("a bitmap", prepared(added("train/daisy/x.bmp", b"BM")), "x.bmp is an image, but no JPEG or PNG; convert it"),
     ("images of two sizes", prepared(added("train/daisy/x.png", encode(images(1, 9)[0]))), "is 8 x 8: give --size"),
@@ -388,6 +415,17 @@ def knn(**changes):
     return lambda folder: s.knn_accuracy(**(given | changes))
 
 
+def probe(**changes):
+    given = dict(features=torch.rand(6, 3), labels=torch.arange(6) % 2, test_features=torch.rand(2, 3), test_labels=torch.arange(2))
+    return lambda folder: s.linear_probe(**(given | changes))
+
+
+@functools.cache
+def done():
+    return s.fit(tiny(epochs=1), tiny_data(), progress=False)
+
+
+ONE_CLASS = with_train(tiny_data(), labels=torch.where(tiny_data().train.labels == 3, 3, -1))
 UNLABELLED = with_train(tiny_data(), labels=torch.full((64,), -1))
 RUNS = [
     ("a run that is not there", lambda f: s.load_run(f / "none"), "no checkpoint in"),
@@ -404,6 +442,18 @@ RUNS = [
     ("a folder of other images", refit(data=dataclasses.replace(tiny_data(), provenance="b")), "b now); choose another"),
     ("weights from nowhere", fit(weights="nowhere"), "no checkpoint in nowhere; give the folder of a run"),
     ("weights of another width", lambda f: s.fit(tiny(width=16), tiny_data(), weights=fitted(f)), "does not fit: online."),
+    ("a run for weights", lambda f: fit(weights=done())(f), "Run(config=Config(labels=20, label_seed=... names no run; give its folder"),
+    ("a state_dict for weights", lambda f: fit(weights=done().method.encoder.state_dict())(f), "OrderedDict([('stem.0.weight', tensor([[... names no run"),
+    ("a run for its folder", lambda f: s.load_run(done()), "names no run; give its folder, or one of its checkpoints"),
+    ("a run for a new folder", lambda f: fit(folder=done())(f), "folder = Run(config=Config(labels=20, label_seed=... names no folder"),
+    ("a method for its class", lambda f: fit(method=done().method)(f), "method = SemPPL( (online): ModuleDict( (encoder):... is no class of"),
+    ("a folder for a run to resume", fit(resume="runs/x"), "resume = 'runs/x' is a str; give Run"),
+    ("a yes to resume", fit(resume=True), "resume = True is a bool; give Run"),
+    ("encoders kept nowhere", fit(callbacks=[keep_encoders(1)]), "keep_encoders writes into the folder of a run and this one has none"),
+    ("SemPPL without a label", fit(tiny(labels=None), UNLABELLED), "labelled images are of 0 class; load the data with labels of 2 or more, or give "
+     "semantic_positives=0, which asks for none"),
+    ("SemPPL with labels of one class", fit(tiny(labels=None), ONE_CLASS), "labelled images are of 1 class; load the data with labels of 2"),
+    ("a classifier of one class", fit(tiny(labels=None, method="finetune", batch_size=2), ONE_CLASS), "labelled images are of 1 class; load"),
     ("no step between saves", fit(save_every=0), "save_every = 0 is no whole number above 0; give 1 or more"),
     ("no checkpoint kept", fit(keep_last=0), "keep_last = 0 is no whole number above 0; give 1 or more"),
     ("two ways to resume", refit(resume=SimpleNamespace()), "resume= is for runs without a folder; give fit folder="),
@@ -415,7 +465,7 @@ RUNS = [
     ("other labels than the data", fit(tiny(labels=30)), "asks for 30 of 64 images, but 20 have a label; give load_data"),
     ("another share than the data", fit(tiny(labels=0.5)), "labels = 0.5 asks for 32 of 64 images, but 20 have a label"),
     ("a batch beyond the images", fit(tiny(batch_size=65)), "batch_size = 65 exceeds the 64 training images; choose 64"),
-    ("a share of no labels", fit(tiny(labels=None, labelled_share=0.5), UNLABELLED), "asks for labelled images: there are"),
+    ("a share of no labels", fit(tiny(labels=None, labelled_share=0.5, semantic_positives=0), UNLABELLED), "asks for labelled images: there are"),
     ("a share of no unlabelled", lambda f: epoch_order(tiny(labelled_share=0.5), torch.zeros(64).long(), 0),
      "labelled_share = 0.5 asks for unlabelled images: there are none; change"),
     ("an evaluation without labels", lambda f: evaluate(None, tiny(), UNLABELLED), "labelled images are of 0 class; load"),
@@ -429,6 +479,19 @@ RUNS = [
     ("a function for callbacks", fit(callbacks=print), "callbacks = <built-in function print> is no list of functions"),
     ("labels of another seed", lambda f: fit(data=dataclasses.replace(tiny_data(), label_seed=5))(f), "config.label_seed = 0, but the data's labels "
      "were drawn by 5; give load_data the same `label_seed`"),
+    ("an evaluation of a run", lambda f: evaluate(done(), tiny(), tiny_data()), "encoder = Run(config=Config(labels=20, label_seed=... is no network of images"),
+    ("an evaluation of a method", lambda f: evaluate(done().method, tiny(), tiny_data()), "is no network of images with weights; give run.method.encoder"),
+    ("an evaluation of nothing", lambda f: evaluate(torch.nn.Identity(), tiny(), tiny_data()), "encoder = Identity() is no network of images with"),
+    ("measures of a method", lambda f: measure(done().method, tiny(), tiny_data()), "is no network of images with weights; give"),
+    ("an evaluation on a set", lambda f: evaluate(None, tiny(), tiny_data().test), "is a ImageSet; give Data"),
+    ("a set for a split", lambda f: evaluate(None, tiny(), tiny_data(), tiny_data().test), "split = ImageSet(images=tensor([[[[ 13, 13, 13, ... is unknown"),
+    ("an untrained encoder of a set", lambda f: untrained_encoder(tiny(), tiny_data().test), "is a ImageSet; give Data"),
+    ("a word for a rate of tuning", lambda f: fine_tune(None, tiny(), tiny_data(), 1, "0.1"), "lr = '0.1' is a str; give float"),
+    ("measures of no image", lambda f: measure(done().method.encoder, tiny(), tiny_data(), n=0), "n = 0 is no whole number above 0"),
+    ("measures of one number of shots", lambda f: measure(done().method.encoder, tiny(), tiny_data(), shots=5), "shots = 5 is a int; give"),
+    ("measures of no shot", lambda f: measure(done().method.encoder, tiny(), tiny_data(), shots=(0,)), "shots = 0 is no whole number above 0"),
+    ("measures of three images", lambda f: measure(done().method.encoder, tiny(), dataclasses.replace(tiny_data(), test=tiny_data().test.take(
+     torch.arange(3)))), "k = 10 clusters asked of 3 images; give more images of known class"),
     ("an evaluation of other labels", lambda f: evaluate(None, tiny(labels=30), tiny_data()), "asks for 30 of 64 images, but 20 have"),
     ("half a step of tuning", lambda f: evaluate(None, tiny(), tiny_data(), tune_steps=1.5), "tune_steps = 1.5 is no whole number"),
     ("an encoding by none at a time", lambda f: s.method.encode(torch.nn.Linear(1, 1), tiny_data().test, tiny(), 0), "batch = 0 is no whole"),
@@ -441,6 +504,15 @@ RUNS = [
     ("no encoder kept", lambda f: keep_encoders(0), "every = 0 is no whole number above 0; give 1 or more"),
     ("the votes of CARP", lambda f: inspect(class_of(c := tiny(method="carp", block=8, prototypes=8))(c, 10), tiny_data().test),
      "inspect shows the votes of SemPPL; CARP has none"),
+    ("the votes on a tensor", lambda f: inspect(done().method, tiny_data().test.images), "is no image set; give an ImageSet, as data.test"),
+    ("the votes on all data", lambda f: inspect(done().method, tiny_data()), "images = Data(name='tiny', provenance='a slice of... is no image set"),
+    ("votes of a negative seed", lambda f: inspect(done().method, tiny_data().test, -1), "seed = -1 is no whole number above -1"),
+    ("a map of words", lambda f: s.plots.umap_of([["a", "b"]] * 5), "UMAP cannot map features of shape (0,); give (n, dim)"),
+    ("a map of rows of two lengths", lambda f: s.plots.umap_of([[1, 2], [3], [4], [5]]), "UMAP cannot map features of shape (0,); give (n, dim)"),
+    ("a map of no features", lambda f: s.plots.umap_of(torch.rand(9, 0)), "UMAP cannot map features of shape (9, 0); give (n, dim)"),
+    *((f"a probe, C of {grid!r}", probe(grid=grid), "is no tuple of positive numbers; give (0.01, 0.1), say")
+      for grid in ((), (0,), (-1.0,), ("1",), (float("nan"),), 0.1)),
+    ("a probe of one class", probe(labels=torch.zeros(6).long()), "The labels of the bank are of 1 class; give 2 or more"),
     ("a map of three images", lambda f: s.plots.umap_of(torch.rand(3, 8)), "shape (3, 8); give (n, dim) of 4 images or more"),
     ("pixels of no split", lambda f: raw_pixel_accuracy(tiny_data(), "all"), "split = 'all' is unknown; give train, val or"),
     ("pixels by no neighbour", lambda f: raw_pixel_accuracy(tiny_data(), k=0), "k = 0 is no whole number above 0"),
@@ -449,15 +521,18 @@ RUNS = [
         ("one label for all", dict(query_labels=torch.tensor(1)), "labels of the queries is torch.int64 () on cpu; give torch.int64 (3)"),
         ("labels for more", dict(bank_labels=torch.arange(4)), "labels of the bank is torch.int64 (4,) on cpu; give torch.int64 (3)"),
         ("a bank without labels", dict(bank_labels=torch.arange(3) - 1), "labels of the bank goes from -1 to 1; give 0 to"),
-        ("nan", dict(queries=torch.eye(3) * float("nan")), "queries goes from nan to nan; give -3e+38 to 3e+38"),
+        ("nan", dict(queries=torch.eye(3) * float("nan")), "queries goes from nan to nan; give -1e+18 to 1e+18"),
         ("another width", dict(queries=torch.ones(3, 4)), "queries is torch.float32 (3, 4) on cpu; give numbers (n > 0, 3)"),
         ("no queries", dict(queries=torch.ones(0, 3), query_labels=torch.arange(0)), "queries is torch.float32 (0, 3) on cpu"),
+        ("a yes for neighbours", dict(k=True), "k = True neighbours asked of a bank of 3"),
+        ("features whose squares are infinite", dict(bank=torch.eye(3) * 1e30), "bank goes from 0 to 1e+30; give -1e+18 to 1e+18"),
+        ("complex features", dict(bank=torch.eye(3) + 0j), "bank is torch.complex64 (3, 3) on cpu; give numbers (n > 0, dim)"),
         ("half a neighbour", dict(k=1.5), "k = 1.5 neighbours asked of a bank of 3"),
         ("no warmth", dict(temperature=0), "temperature = 0 is no number of 0.0125 or more; give 0.07"),
         ("frost", dict(temperature=-1.0), "temperature = -1.0 is no number of 0.0125 or more; give 0.07"),
         ("a temperature that is nan", dict(temperature=float("nan")), "temperature = nan is no number of 0.0125 or more"))),
     ("a probe of nan", lambda f: s.linear_probe(torch.eye(3) * float("nan"), torch.arange(3), torch.eye(3), torch.arange(3)),
-     "bank goes from nan to nan; give -3e+38 to 3e+38"),
+     "bank goes from nan to nan; give -1e+18 to 1e+18"),
     ("too many neighbours", lambda f: s.knn_accuracy(torch.eye(3), torch.arange(3), torch.eye(3), torch.arange(3), k=4),
      "k = 4 neighbours asked of a bank of 3; choose k between 1 and its size"),
 ]  # fmt: skip
@@ -524,6 +599,7 @@ COMMANDS = [
     ("no steps of supervision", train("--supervised", "0"), "--supervised 0 is too small; give 1 or more"),
     ("a negative tuning", train("--tune", "-1"), "--tune -1 is too small; give 0 or more"),
     ("a word for a number of steps", train("--save-every", "often"), "--save-every: invalid int value: 'often'"),
+    ("a list and a number of labels", train("--label-list", "l.txt", "labels=50"), "--label-list and labels= both choose labels; give one"),
     ("supervision from weights", train("--supervised", "5", "--weights", "x"), "--supervised trains from scratch; leave out --weights"),
     ("weights that are not there", train("--weights", "nowhere"), "no checkpoint in nowhere; give the folder of a run"),
     ("a name that leaves the folder", train("--name", "../x"), "--name '../x' cannot name a folder; use up to 100 letters"),

@@ -1,5 +1,6 @@
 """notebooks/sweep.py: real tiny runs; nothing is trained twice, and what is kept is what a run gives."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -174,6 +175,23 @@ def test_packs_of_one_name_share_no_runs(kept, pack, tmp_path, monkeypatch, trai
         rows_of("tiny", tmp_path / "by-name", {"k": (1,)}, seeds=1)
         assert len(trained) == count
     assert "tiny-epochs=1-seed=0.json is of other images: this run is done again." in capsys.readouterr().out
+
+
+def test_labels_that_no_seed_draws_are_part_of_what_is_kept(pack, tmp_path, trained):
+    """Two choices of as many labels share no run; and labels of another seed than the config's are refused."""
+    config, drawn = PRESET.replace(epochs=1), [s.load_data(pack, 20, seed) for seed in (0, 1)]
+    chosen = [dataclasses.replace(data, label_seed=None) for data in drawn]
+    for count, data in ((1, chosen[0]), (1, chosen[0]), (2, chosen[1])):
+        sweep.kept_run("run", config, data, tmp_path)
+        assert len(trained) == count
+    with pytest.raises(ValueError, match="label_seed = 0, but the data's labels were drawn by 1"):
+        sweep.kept_run("run", config, drawn[1], tmp_path)
+    assert sweep.merged(drawn[1], tuple(c % 2 for c in range(10)), ["a", "b"]).label_seed == 1
+
+
+def test_names_of_packs_that_begin_alike_are_apart(pack, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEMPPL_DATA", str(tmp_path / "nowhere"))
+    assert len({sweep.named(name)[0] for name in ("my", "my.set", "my.set2", "sub/my", "digits")}) == 5
 
 
 def test_images_of_a_run_are_those_of_any_labels(pack):

@@ -820,3 +820,10 @@ def test_the_launcher_takes_a_label_list_of_a_pack(tmp_path):
     args = SimpleNamespace(data=str(path), preset="digits", label_list=tmp_path / "list.txt")
     config, data = launch.load(args, tiny())
     assert config.labels == 2 and data.train.labelled().ids.tolist() == [3, 10]
+
+
+def test_a_folder_named_like_the_presets_pack_is_not_taken_for_it(tmp_path, monkeypatch):
+    (tmp_path / "digits").mkdir()
+    monkeypatch.chdir(tmp_path)
+    args = SimpleNamespace(data=None, preset="digits", label_list=None)
+    assert importlib.import_module("launch").load(args, tiny())[1].name == "digits"
