@@ -103,9 +103,8 @@ class Config:
     def __post_init__(self):
         check_fields(self)
         B, share = self.batch_size, self.labelled_share
-        if self.small_views and self.small_size > self.large_size:
-            sizes = f"small_size = {self.small_size} exceeds large_size = {self.large_size}"
-            raise ValueError(f"{sizes}; give small crops at most that size, or small_views=0.")
+        if self.small_views and (small := self.small_size) > (large := self.large_size):
+            raise ValueError(f"small_size = {small} exceeds large_size = {large}; give less, or small_views=0.")
         if self.momentum == 1:
             raise ValueError("momentum = 1.0 forgets no gradient; give less than 1, 0.9 for example.")
         if share and not round(share * B):

@@ -98,8 +98,7 @@ def load_data(name_or_path="digits", labels=None, label_seed: int = 0, val: int 
     keep, held = hold_out(truth, val, classes, listed)
     few = hide_labels(train.take(keep), labels if label_list is None else listed[keep], label_seed, len(classes))
     images, truth, masks = splits["test"]
-    ids = len(train) + torch.arange(len(truth))  # each image its own
-    test = ImageSet(images, truth, ids, truth, masks)
+    test = ImageSet(images, truth, len(train) + torch.arange(len(truth)), truth, masks)
     drawn = label_seed if label_list is None else None
     return Data(meta["name"], meta["provenance"], classes, few, train.take(held), test, drawn)
 

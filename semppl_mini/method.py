@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .files import check_whole, pixels_of
+from .files import check_classes, check_whole, pixels_of, shown
 from .optim import ema_update, gamma_at
 from .views import normalise
 
@@ -44,9 +44,11 @@ class Method(nn.Module):
         self.check(config)
         self.config, self.num_classes = config, num_classes
 
-    @staticmethod
-    def check(config, data=None) -> None:
+    @classmethod
+    def check(cls, config, data=None) -> None:
         """ValueError for what this method cannot do, or cannot learn from the `Data` that `fit` is given."""
+        if data and cls.labelled_only:
+            check_classes(data)
 
     @staticmethod
     def draw(config, step: int) -> NamedTuple:
@@ -110,6 +112,8 @@ def encode(encoder: nn.Module, images, config, batch: int = 500) -> Tensor:
 
     images: uint8 or float in [0, 1], (n, 3, H, W), or a set; of files the centre is taken, config.large_size a side.
     """
+    if not isinstance(encoder, nn.Module) or isinstance(encoder, Method) or not [*encoder.parameters()]:
+        raise ValueError(f"encoder = {shown(encoder)} is no network of images with weights; give run.method.encoder.")
     was, parameter = encoder.training, next(encoder.parameters())
     encoder.eval()
     features = []

@@ -63,7 +63,7 @@ class SemPPL(Method):
         for name, value, high, what in limits:
             if not 1 <= value <= high:
                 raise ValueError(f"{name} = {value} must lie between 1 and {what} = {high}; change either.")
-        if data is not None and config.semantic_positives:  # which come of pseudo-labels, and these of labels
+        if data and config.semantic_positives:  # which come of pseudo-labels, and these of labels
             check_classes(data, ", or give semantic_positives=0, which asks for none")
 
     @property

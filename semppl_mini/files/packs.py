@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .checks import shown
+from .checks import check_type
 from .whole import make_folder, sha256, write_whole
 
 SPLITS = ("train", "test")
@@ -40,7 +40,10 @@ def write_pack(path, splits: dict, classes: list[str], provenance: str, files: d
         if not 2 <= len(parts) <= 3:
             raise ValueError(f"{split} has {len(parts)} parts; give (images, labels) or (images, labels, masks).")
         kept = {part: array for part, array in zip(KINDS, parts, strict=False) if array is not None}
-        arrays |= {f"{split}_{part}": _whole(f"{split} {part}", array, KINDS[part]) for part, array in kept.items()}
+        for part, array in kept.items():
+            arrays[f"{split}_{part}"] = whole = np.ascontiguousarray(array, KINDS[part])
+            if (np.asarray(array) != whole).any():
+                raise ValueError(f"{split} {part} are not all whole numbers that are {whole.dtype}; give such ones.")
     arrays |= {f"{split}_files": _utf8(files[split]) for split in files or ()}
     digests = {name: sha256([array]) for name, array in arrays.items()}
     meta = {"name": path.stem, "provenance": provenance, "classes": list(classes), "format": 1, "sha256": digests}
@@ -51,21 +54,12 @@ def write_pack(path, splits: dict, classes: list[str], provenance: str, files: d
     return path
 
 
-def _whole(name: str, array, kind: str) -> np.ndarray:
-    """The array as this type; ValueError if that is of other numbers."""
-    array = np.asarray(array)
-    if array.dtype.kind not in "biuf" or array.dtype != kind and (array != array.astype(kind)).any():
-        raise ValueError(f"{name} are {array.dtype} that are no {np.dtype(kind)}; give whole numbers of its range.")
-    return np.ascontiguousarray(array, kind)
-
-
 def read_pack(name_or_path) -> tuple[dict, dict]:
     """{split: (images, labels, masks or None)}, meta, of a name or .npz; ValueError: missing, damaged, inconsistent.
 
     meta["files"]: the names of the files of train, then of test, or None.
     """
-    if not isinstance(name_or_path, (str, os.PathLike)):
-        raise ValueError(f"{shown(name_or_path)} names no data pack; give a name, or the path of an .npz.")
+    check_type("name_or_path", name_or_path, str | os.PathLike)
     path = Path(name_or_path) if Path(name_or_path).suffix == ".npz" else data_dir() / f"{name_or_path}.npz"
     if not path.is_file():
         raise ValueError(f"There is no data pack {path}; make it with data/prepare.py, or give load_data another path.")
@@ -123,8 +117,7 @@ def _check_meta(meta: dict) -> None:
         raise ValueError("its meta data has wrong types; give name and provenance as text, classes as a list.")
     fit = all(isinstance(text, str) and len(text) <= 200 and text.isprintable() for text in [*texts, *classes])
     if not fit or len(set(classes)) < len(classes):
-        raise ValueError("its classes are no list of different names of up to 200 printable characters, or its "
-                         "provenance is longer; rename them.")  # fmt: skip
+        raise ValueError("its classes are no list of different names of up to 200 printable characters; rename them.")
 
 
 def _check_splits(path: Path, arrays: dict, meta: dict) -> None:

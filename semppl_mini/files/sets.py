@@ -11,8 +11,7 @@ IDS = 2**28  # ids lie below: a table by id then has 2 GiB at most
 
 
 def check_data(data) -> None:
-    """Check a `Data`: texts, and sets of one size whose labels and truth are numbers of classes, or -1, and whose ids
-    are each image's own."""
+    """Check a `Data`: texts; sets of one size, labels and truth numbers of classes, or -1, and ids each its own."""
     check_type("name", data.name, str)
     check_type("provenance", data.provenance, str)
     names = data.classes
@@ -27,12 +26,10 @@ def check_data(data) -> None:
         if doubles := len(images.ids) - len(images.ids.unique()):
             raise ValueError(f"{split}.ids has {doubles} that come again; give each image its own, as torch.arange(n).")
         if doubles := int(torch.isin(images.ids, seen).sum()):
-            raise ValueError(f"{split}.ids has {doubles} of another set; give each image its own, as 10000 + "
-                             f"torch.arange(n), or {split}=train.take(torch.arange(0)), no image.")  # fmt: skip
+            raise ValueError(f"{split}.ids has {doubles} of another set; give each its own, as 9999 + torch.arange(n).")
         n, limits, seen = len(images.ids), (-1, len(names) - 1), torch.cat([seen, images.ids])
         for part in ("labels", "truth"):
-            name = f"{split}.{part} of {len(names)} classes"
-            check_tensor(name, getattr(images, part, None), torch.int64, (n,), limits)
+            check_tensor(f"{split}.{part} of {len(names)} classes", getattr(images, part), torch.int64, (n,), limits)
         if hasattr(images, "images"):  # in memory
             check_tensor(f"{split}.images", images.images, torch.uint8, (n, 3, *size))
             size = images.size  # of all of them
@@ -44,11 +41,10 @@ def check_classes(data, otherwise: str = "") -> None:
     """ValueError unless training images of two classes have a label; a warning if a class has none."""
     names, labels = data.classes, data.train.labels
     missing = sorted({*range(len(names))} - {*labels.unique().tolist()})
-    if (found := len(names) - len(missing)) < 2:
-        words = f"The labelled images are of {found} class; load the data with labels of 2 or more{otherwise}"
-        raise ValueError(f"{words}.")
+    if (n := len(names) - len(missing)) < 2:
+        raise ValueError(f"The labelled images are of {n} class; load the data with labels of 2 or more{otherwise}.")
     if missing:
-        words = f"No labelled image is of class {names[missing[0]]!r}, and {found} of {len(names)} classes have any"
+        words = f"No labelled image is of class {names[missing[0]]!r}, and {n} of {len(names)} classes have any"
         warnings.warn(f"{words}; images of the others will be taken for one of these.", stacklevel=3)
 
 
@@ -58,10 +54,8 @@ def check_tensor(name: str, x, kind: torch.dtype | None, shape: tuple, limits=No
     if not isinstance(x, Tensor):
         raise ValueError(f"{name} is a {type(x).__name__}; {wanted}.")
     sides = [want in (have, "n") or type(want) is str and have > 0 for have, want in zip(x.shape, shape, strict=False)]
-    plain = x.layout == torch.strided and not x.is_complex()
-    if not all([plain, *sides, x.dim() == len(shape), kind in (None, x.dtype), device in (None, x.device.type)]):
-        sparse = "sparse " * (x.layout != torch.strided)
-        raise ValueError(f"{name} is {sparse}{x.dtype} {tuple(x.shape)} on {x.device}; {wanted}.")
+    if not all([*sides, x.dim() == len(shape), kind in (None, x.dtype), device in (None, x.device.type)]):
+        raise ValueError(f"{name} is {x.dtype} {tuple(x.shape)} on {x.device}; {wanted}.")
     if limits and x.numel():
         low, high = x.aminmax()
         if not (low >= limits[0] and high <= limits[1]):  # nan is in no limits

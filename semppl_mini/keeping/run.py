@@ -69,8 +69,7 @@ def check(config: Config, data: Data, folder, resume, callbacks, **whole) -> Non
         raise ValueError(f"folder = {shown(folder)} names no folder; give its path, or None to keep nothing.")
     if folder is not None and resume is not None:
         raise ValueError(f"resume= is for runs without a folder; give fit folder={str(folder)!r} alone to go on there.")
-    if resume is not None:
-        check_type("resume", resume, Run)
+    check_type("resume", resume, Run | None)
 
 
 def class_of(config, method: type[Method] | None = None) -> type[Method]:
@@ -184,9 +183,8 @@ def keep_encoders(every: int):
     check_whole("every", every, 1)
 
     def keep(run: Run, record: dict) -> None:
-        if run.folder is None:
-            raise ValueError("keep_encoders writes into the folder of a run and this one has none; give fit a folder=.")
+        folder = check_type("keep_encoders: the run's folder", run.folder, Path)
         if record["epoch"] % every == 0:
-            checkpoint.save(run.folder / f"encoder-{record['epoch']:04d}.pt", run.method.encoder.state_dict())
+            checkpoint.save(folder / f"encoder-{record['epoch']:04d}.pt", run.method.encoder.state_dict())
 
     return keep

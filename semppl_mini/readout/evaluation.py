@@ -15,7 +15,7 @@ from .. import parallel
 from ..data import Data, ImageSet
 from ..files import check_classes, check_tensor, check_type, check_whole, shown
 from ..keeping import Interrupted, check_labels
-from ..method import Method, encode
+from ..method import encode
 from ..networks import begin, networks
 from ..rng import INIT, generator
 from ..train import fit
@@ -28,8 +28,7 @@ def share_right(found: Tensor, truth: Tensor) -> float | None:
 
 
 def known_of(bank, bank_labels, queries, query_labels) -> tuple[Tensor, Tensor]:
-    """The queries of known class (not -1), and their labels. ValueError: no features (n, dim), finite (and with finite
-    squares), or no labels."""
+    """The queries of known class (not -1), and their labels. ValueError: no features (n, dim), finite, or no labels."""
     for name, x, labels, least in (("bank", bank, bank_labels, 0), ("queries", queries, query_labels, -1)):
         check_tensor(name, x, None, ("n > 0", "dim" if x is bank else bank.shape[1]), (-1e18, 1e18), None)
         check_tensor(f"labels of the {name}", labels, torch.int64, (len(x),), (least, 2**20), None)
@@ -62,19 +61,15 @@ GRID = (0.001, 0.01, 0.1, 1.0)  # C of the linear probe
 def linear_probe(features, labels, test_features, test_labels, grid: tuple = GRID) -> float | None:
     """Top-1 accuracy of logistic regression on standardised frozen features, as `knn_accuracy`; C as `fit_probe`."""
     asked, truth = known_of(features, labels, test_features, test_labels)
-    features, asked = (parallel.at_least_float(x.detach()) for x in (features, asked))
     return float(fit_probe(features, labels, grid).score(asked, truth)) if len(truth) else None
 
 
 def fit_probe(features: Tensor, labels: Tensor, grid: tuple = GRID, most: int = 5000):
-    """`linear_probe`, fitted: C is the best in cross-validation within these images, at most `most`, evenly spread.
-
-    ValueError: no C to choose from, or labels of one class.
-    """
-    if not isinstance(grid, (tuple, list)) or not grid or not all(type(C) in (int, float) and C > 0 for C in grid):
-        raise ValueError(f"grid = {shown(grid)} is no tuple of positive numbers; give (0.01, 0.1), say.")
-    if (classes := len(labels.unique())) < 2:
-        raise ValueError(f"The labels of the bank are of {classes} class; give 2 or more.")
+    """`linear_probe`, fitted: C is the best in cross-validation within these images, at most `most`, evenly spread."""
+    classes, some = len(labels.unique()), isinstance(grid, (tuple, list)) and len(grid)
+    if classes < 2 or not some or not all(type(C) in (int, float) and C > 0 for C in grid):
+        words = f"A probe of {classes} classes, with C of {shown(grid)}"
+        raise ValueError(f"{words}, cannot be fitted; give labels of 2 or more, and positive numbers.")
     from sklearn import linear_model, model_selection  # here, as they take a third of the package's time to import
 
     probes = [standardised(linear_model.LogisticRegression(C=C, max_iter=200)) for C in sorted(grid)]
@@ -155,12 +150,6 @@ def untrained_encoder(config, data: Data) -> nn.Module:
     return encoder.to(parallel.device_of(config))
 
 
-def check_encoder(encoder) -> None:
-    """ValueError unless this is a network with parameters, of images alone."""
-    if not isinstance(encoder, nn.Module) or isinstance(encoder, Method) or not any(True for _ in encoder.parameters()):
-        raise ValueError(f"encoder = {shown(encoder)} is no network of images with weights; give run.method.encoder.")
-
-
 def part_of(data: Data, split: str) -> ImageSet:
     """The images of a split; ValueError if there is no such split, or nothing in it."""
     if split not in ("train", "val", "test"):
@@ -183,14 +172,11 @@ def evaluate(encoder: nn.Module, config, data: Data, split="test", tune_steps: i
     """Read-outs of a frozen encoder on a split, as shares: {"knn20", "knn200", "linear", ...}.
 
     few_label is another name of linear; fine_tuned: all weights, for `tune_steps` steps. With all_labels, knn20_all ...
-    use the true class of every training image: a yardstick, no few-label result. None: no class of the split is known,
-    or, with all_labels, not two of training.
+    use the true class of every training image: a yardstick, no few-label result. None: there are no classes to know it.
     ValueError: an unknown or empty split, labels of one class, or not those of the config.
     """
     bank, asked = labelled_images(data), part_of(data, split)
-    check_labels(config, data)
-    check_whole("tune_steps", tune_steps, 0)
-    check_encoder(encoder)
+    check_labels(config, data), check_whole("tune_steps", tune_steps, 0)
     x, q = (encode(encoder, s, config) for s in (bank, asked))
     result = {"split": split, "bank": len(bank), **frozen(x, bank.labels, q, asked.truth)}
     result["few_label"] = result["linear"]

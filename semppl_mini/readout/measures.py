@@ -13,7 +13,7 @@ from ..data import Data, pick
 from ..files import check_type, check_whole
 from ..method import encode
 from ..rng import EVALUATION, generator
-from .evaluation import check_encoder, fit_probe, labelled_images, part_of, standardised
+from .evaluation import fit_probe, labelled_images, part_of, standardised
 
 
 class Pixels(nn.Flatten):
@@ -28,8 +28,6 @@ def clustering(features: Tensor, truth: Tensor, k: int, seed: int = 0) -> dict:
     """k-means (best of 10 starts) of unit features (n, D) against classes (n,): {"nmi", "ari"}, 1 = the same."""
     from sklearn import cluster, metrics
 
-    if k > len(features):
-        raise ValueError(f"k = {k} clusters asked of {len(features)} images; give more images of known class.")
     found = cluster.KMeans(k, n_init=10, random_state=seed).fit_predict(F.normalize(features, dim=1).numpy())
     nmi = metrics.normalized_mutual_info_score(truth.numpy(), found)
     return {"nmi": float(nmi), "ari": float(metrics.adjusted_rand_score(truth.numpy(), found))}
@@ -49,8 +47,7 @@ def few_shot(features, labels, test_features, test_labels, shots: int, draws: in
 
 
 def retrieval(features: Tensor, truth: Tensor) -> float | None:
-    """Mean average precision of ranking all other images by cosine (CARP, DINO): (n, D), classes (n,) -> a share; None
-    if no two images are of one class."""
+    """Mean average precision of ranking all others by cosine (CARP, DINO): (n, D), classes (n,) -> a share, or None."""
     x, precision = F.normalize(features, dim=1), []
     for rows in torch.arange(len(x)).split(500):
         similar = (x[rows] @ x.T).scatter(1, rows[:, None], -torch.inf)  # itself comes last, and is no answer
@@ -58,7 +55,7 @@ def retrieval(features: Tensor, truth: Tensor) -> float | None:
         at, found = right.cumsum(1) / torch.arange(1, len(x)), right.sum(1)  # right answers up to here / rank
         precision.append(((at * right).sum(1) / found.clamp(min=1))[found > 0])  # who is alone in its class asks not
     asked = torch.cat(precision)
-    return float(asked.mean()) if len(asked) else None
+    return float(asked.mean()) if len(asked) else None  # all are alone
 
 
 def copies(encoder: nn.Module, config, images: Tensor, seed: int = 0, queries: int = 1000) -> dict:
@@ -175,9 +172,7 @@ def robustness(encoder: nn.Module, config, probe, images: Tensor, truth: Tensor)
 def measure(encoder: nn.Module, config, data: Data, split: str = "test", shots=(1, 5, 20), n: int = 2000) -> dict:
     """All of the above on a split's images of known class, 1 or more: clustering, ...; n images clean and corrupted."""
     bank, asked = labelled_images(data), part_of(data, split)
-    check_encoder(encoder), check_whole("n", n, 1)
-    for k in check_type("shots", shots, tuple | list):
-        check_whole("shots", k, 1)
+    check_type("shots", shots, tuple), [check_whole("n, shots", k, 1) for k in (n, *shots)]
     if not len(asked := asked.take((asked.truth >= 0).nonzero().squeeze(1))):
         raise ValueError(f"No {split} image has a known class; give another split, or their classes as truth.")
     x, q = (encode(encoder, s, config) for s in (bank, asked))

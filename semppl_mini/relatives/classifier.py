@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import parallel
-from ..files import check_classes
 from ..method import Batch, Method
 from ..networks import networks
 from ..rng import INIT, generator
@@ -30,11 +29,6 @@ class FineTuning(Method):
         self.online, self.target = nn.ModuleDict({"encoder": f, "head": head}), nn.ModuleDict()
         f.requires_grad_(not self.frozen)
         self.train()
-
-    @staticmethod
-    def check(config, data=None) -> None:
-        if data is not None:
-            check_classes(data)
 
     @property
     def model(self) -> nn.Sequential:

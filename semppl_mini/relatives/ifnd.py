@@ -146,9 +146,8 @@ class IFND(Method):
     @staticmethod
     def check(config, data=None) -> None:
         different_views(config)
-        most, n = max(config.clusters, default=0), 2**20 if data is None else len(data.train)
-        if most > n:
-            raise ValueError(f"clusters = {config.clusters} asks for {most} clusters of {n} images; give at most {n}.")
+        if data and max(config.clusters, default=0) > (n := len(data.train)):
+            raise ValueError(f"clusters = {config.clusters} asks for more than the {n} images; give at most {n}.")
 
     @staticmethod
     def images_in(tensors: dict) -> int:

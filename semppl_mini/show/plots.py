@@ -127,10 +127,7 @@ def live():
 
 def umap_of(features, seed: int = 0) -> np.ndarray:
     """UMAP (McInnes et al., 2018; cosine) of features (n, dim) -> (n, 2). ImportError without umap-learn."""
-    try:
-        x = np.asarray(features.detach() if hasattr(features, "detach") else features, float)
-    except (TypeError, ValueError):  # words, rows of several lengths
-        x = np.empty(0)
+    x = np.asarray(features)
     if x.ndim != 2 or len(x) < 4 or not x.size or not np.isfinite(x).all():
         raise ValueError(f"UMAP cannot map features of shape {x.shape}; give (n, dim) of 4 images or more, all finite.")
     try:

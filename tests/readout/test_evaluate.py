@@ -90,11 +90,6 @@ def test_linear_probe_is_logistic_regression_chosen_within_the_labelled_images(i
     assert linear_probe(x, y, *test, grid=grid) == fit_probe(x, y, grid).score(*test)
 
 
-def test_linear_probe_takes_features_of_any_precision_and_of_a_graph():
-    (x, y), (q, c) = blobs(90, 0, spread=0.05), blobs(60, 10, spread=0.05)
-    assert linear_probe(x.bfloat16(), y, q.bfloat16(), c) == 1 == linear_probe(x.requires_grad_(), y, q.double(), c)
-
-
 @pytest.mark.parametrize("a_class, folds", [(1, 0), (2, 2), (4, 4), (9, 5)])
 def test_linear_probe_of_few_images_a_class_has_as_many_folds(a_class, folds, monkeypatch):
     seen = []
