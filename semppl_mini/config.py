@@ -102,12 +102,11 @@ class Config:
 
     def __post_init__(self):
         check_fields(self)
-        B, share = self.batch_size, self.labelled_share
         if self.small_views and (small := self.small_size) > (large := self.large_size):
             raise ValueError(f"small_size = {small} exceeds large_size = {large}; give less, or small_views=0.")
         if self.momentum == 1:
             raise ValueError("momentum = 1.0 forgets no gradient; give less than 1, 0.9 for example.")
-        if share and not round(share * B):
+        if (share := self.labelled_share) and not round(share * (B := self.batch_size)):
             few = f"labelled_share = {share} of batch_size = {B} is less than one image"
             raise ValueError(f"{few}; give {1 / B:.2g} or more, or None.")
 

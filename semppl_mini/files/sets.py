@@ -12,8 +12,7 @@ IDS = 2**28  # ids lie below: a table by id then has 2 GiB at most
 
 def check_data(data) -> None:
     """Check a `Data`: texts; sets of one size, labels and truth numbers of classes, or -1, and ids each its own."""
-    check_type("name", data.name, str)
-    check_type("provenance", data.provenance, str)
+    check_type("name", data.name, str), check_type("provenance", data.provenance, str)
     names = data.classes
     if not isinstance(names, (list, tuple)) or not 0 < len(names) == len({x for x in names if isinstance(x, str)}):
         raise ValueError(f"classes = {shown(names)} is no list of different names; give a name for each class.")

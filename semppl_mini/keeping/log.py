@@ -31,7 +31,6 @@ class Log:
             self.file.close()
             words = "is being trained by another process; wait for it, or choose another folder"
             raise ValueError(f"{folder} {words}.") from None
-        self.size = self.file.tell()
         held.add(self)
 
     def close(self) -> None:

@@ -46,8 +46,7 @@ class Run:
 
 def check_labels(config: Config, data: Data) -> None:
     """ValueError unless the data have the labels that the config asks for."""
-    check_type("config", config, Config)
-    check_type("data", data, Data)
+    check_type("config", config, Config), check_type("data", data, Data)
     n, known = len(data.train), int((data.train.labels >= 0).sum())
     if config.labels is not None and known != (asked := label_count(config.labels, n)):
         of = f"config.labels = {config.labels} asks for {asked} of {n} images"
@@ -59,7 +58,7 @@ def check_labels(config: Config, data: Data) -> None:
 
 def check(config: Config, data: Data, folder, resume, callbacks, **whole) -> None:
     """ValueError for arguments of `fit` that cannot be."""
-    check_labels(config, data)
+    check_labels(config, data), check_type("resume", resume, Run | None)
     if not isinstance(callbacks, (list, tuple)) or not all(map(callable, callbacks)):
         raise ValueError(f"callbacks = {shown(callbacks)} is no list of functions of (run, record); give [function].")
     for name, value in whole.items():
@@ -69,7 +68,6 @@ def check(config: Config, data: Data, folder, resume, callbacks, **whole) -> Non
         raise ValueError(f"folder = {shown(folder)} names no folder; give its path, or None to keep nothing.")
     if folder is not None and resume is not None:
         raise ValueError(f"resume= is for runs without a folder; give fit folder={str(folder)!r} alone to go on there.")
-    check_type("resume", resume, Run | None)
 
 
 def class_of(config, method: type[Method] | None = None) -> type[Method]:

@@ -66,10 +66,8 @@ def linear_probe(features, labels, test_features, test_labels, grid: tuple = GRI
 
 def fit_probe(features: Tensor, labels: Tensor, grid: tuple = GRID, most: int = 5000):
     """`linear_probe`, fitted: C is the best in cross-validation within these images, at most `most`, evenly spread."""
-    classes, some = len(labels.unique()), isinstance(grid, (tuple, list)) and len(grid)
-    if classes < 2 or not some or not all(type(C) in (int, float) and C > 0 for C in grid):
-        words = f"A probe of {classes} classes, with C of {shown(grid)}"
-        raise ValueError(f"{words}, cannot be fitted; give labels of 2 or more, and positive numbers.")
+    if (n := len(labels.unique())) < 2 or not grid or not all(C > 0 for C in grid):
+        raise ValueError(f"A probe of {n} classes, C of {shown(grid)}; give labels of 2 or more, and positive numbers.")
     from sklearn import linear_model, model_selection  # here, as they take a third of the package's time to import
 
     probes = [standardised(linear_model.LogisticRegression(C=C, max_iter=200)) for C in sorted(grid)]

@@ -2,7 +2,7 @@
 
 import torch
 
-from ..files import check_tensor, check_whole, shown
+from ..files import check_tensor, check_type, check_whole
 from ..positives import draw_positives
 from ..rng import EVALUATION, generator
 from ..semppl import SemPPL
@@ -20,8 +20,7 @@ def inspect(method, images, seed: int = 0) -> dict:
     """
     if not isinstance(method, SemPPL):
         raise ValueError(f"inspect shows the votes of SemPPL; {type(method).__name__} has none: give a run's SemPPL.")
-    if not hasattr(images, "whole"):
-        raise ValueError(f"images = {shown(images)} is no image set; give an ImageSet, as data.test.")
+    check_type("ids of the images", getattr(images, "ids", None), torch.Tensor)
     config, queue, weight, was = method.config, method.queue, next(method.parameters()), method.training
     pixels, views, o = images.whole(torch.arange(len(images)), config.large_size), [], []
     check_tensor("images", pixels, torch.uint8, ("n", 3, "H", "W"))
