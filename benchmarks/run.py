@@ -18,6 +18,7 @@ QUESTIONS = {
     "e": "updates",
     "f": "growth",
     "g": "input_pipeline",
+    "h": "two_processes",
 }
 
 

@@ -2,8 +2,9 @@
 
 from .device import at_least_float, autocast_of, cut, device_of, place, run_pending, start_xla, uses_bf16, uses_xla
 from .graph import replayed
-from .memory import in_parts, recomputed, together
+from .memory import apart, in_parts, recomputed, together
+from .norm import BatchNorm, share_batch_norm
 from .pixels import blend, blur, constant, crop_resize, hue, some
 from .search import first_at_least, largest, neighbours
 from .step import NotFinite, ahead, average_and_check, compiled, one_early, placed
-from .world import BatchNorm, average_, gather, mean, most, rank, rows, share_batch_norm, size, start, stop, tell, total
+from .world import average_, gather, mean, most, rank, rows, size, start, stop, tell, total

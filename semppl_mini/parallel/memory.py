@@ -8,11 +8,13 @@ its own statistics (in all processes, where batch norms are synchronised), so n 
 
 import contextlib
 import itertools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from . import norm, world
 from .device import cut
 
 
@@ -29,9 +31,16 @@ def buffers_kept(network: nn.Module):
             setattr(m, name, buffer)
 
 
+@contextlib.contextmanager
+def again(network: nn.Module, views: int):
+    """Inside, a network computes what it has computed, of so many views side by side."""
+    with buffers_kept(network), norm.side_by_side(views):
+        yield
+
+
 def recomputed(network: nn.Module, x: Tensor) -> Tensor:
     """network(x), computed again for its gradient, if any, in the same autocast; network draws no random numbers."""
-    contexts = lambda: (contextlib.nullcontext(), buffers_kept(network))  # noqa: E731
+    contexts = lambda: (contextlib.nullcontext(), again(network, norm.views()))  # noqa: E731
     return checkpoint(network, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
 
 
@@ -46,9 +55,26 @@ def in_parts(network: nn.Module, x: Tensor, n: int) -> Tensor:
     return torch.cat([cut(recomputed(network, part)) for part in parts])
 
 
+def of_one_size(views: list[Tensor]) -> list[list[Tensor]]:
+    return [list(same) for _, same in itertools.groupby(views, lambda x: x.shape)]
+
+
+def apart(embed: Callable, views: list[Tensor], n: int) -> Tensor:
+    """embed(x), in n parts, of views (B, 3, S, S) -> (V, B, D), batch statistics of each view by itself.
+
+    In several processes those of one size pass side by side, in one batch, and share the exchanges of batch norms.
+    """
+    if world.size() == 1 or n > 1:
+        return torch.stack([embed(x) for x in views])
+    embedded = []
+    for same in of_one_size(views):
+        with norm.side_by_side(len(same)):
+            embedded.append(embed(torch.cat(same)))  # (v B, D)
+    return torch.cat(embedded).unflatten(0, (len(views), -1))
+
+
 def together(encoder: nn.Module, head: nn.Module, views: list[Tensor], n: int) -> Tensor:
     """head(encoder(x)) of views (B, 3, S, S), those of one size side by side -> (V, B, D), batch statistics joint."""
-    sizes = (torch.cat(list(same)) for _, same in itertools.groupby(views, lambda x: x.shape))
     # the encoder takes those of one size in one batch, the head all: as the official codes of SimCLR, DINO and CARP
-    features = torch.cat([in_parts(encoder, x, n) for x in sizes])
+    features = torch.cat([in_parts(encoder, torch.cat(same), n) for same in of_one_size(views)])
     return in_parts(head, features, n).unflatten(0, (len(views), -1))

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from . import world
 from .device import run_pending
+from .norm import share_batch_norm
 
 PER_CORE = 4  # workers, at most [ours]
 
@@ -70,7 +71,7 @@ def placed(method: nn.Module, device: torch.device, config) -> nn.Module:
     method.to(device, torch.float64 if config.precision == "fp64" else None)
     if device.type != "xla":  # which chooses memory layouts itself
         method.to(memory_format=torch.channels_last)
-    world.share_batch_norm(method)
+    share_batch_norm(method)
     for parts in (method.online, method.target) if config.compile else ():
         compiled(parts)
     return method

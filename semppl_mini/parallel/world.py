@@ -8,9 +8,7 @@ import os
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-
-from .device import at_least_float, uses_xla
+from torch import Tensor
 
 
 def start() -> None:
@@ -121,32 +119,3 @@ def tell(value):
     if size() > 1:
         dist.broadcast_object_list(box)
     return box[0]
-
-
-class BatchNorm(nn.SyncBatchNorm):
-    """y = (x - m) / sqrt(v + eps) w + b with mean m and variance v of each channel over the rows of all processes."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(x)
-        y, but_channels = at_least_float(x), [d for d in range(x.dim()) if d != 1]
-        m = mean(y.mean(but_channels, keepdim=True))
-        y = y - m
-        v = mean(y.square().mean(but_channels, keepdim=True))
-        with torch.no_grad():
-            n = x.numel() // x.shape[1] * size()
-            self.running_mean.lerp_(m.flatten().to(self.running_mean.dtype), self.momentum)
-            self.running_var.lerp_(v.flatten().to(self.running_var.dtype) * (n / (n - 1)), self.momentum)
-            self.num_batches_tracked += 1
-        w, b = (p.view(m.shape) for p in (self.weight, self.bias))
-        return (y * ((v + self.eps).rsqrt() * w) + b).to(x.dtype)
-
-
-def share_batch_norm(module: nn.Module) -> None:
-    """Batch norms over the global batch, in place: torch's on GPUs; ours on CPUs, which it refuses, and XLA."""
-    if size() > 1 and next(module.parameters()).is_cuda:
-        nn.SyncBatchNorm.convert_sync_batchnorm(module)
-    elif size() > 1 or uses_xla():  # XLA's running variance lacks n / (n - 1)
-        for part in module.modules():
-            if isinstance(part, nn.modules.batchnorm._BatchNorm):
-                part.__class__ = BatchNorm  # same parameters, same buffers, another forward

@@ -42,10 +42,11 @@ class FineTuning(Method):
 
     def forward(self, views: list[Tensor], batch: Batch, draws) -> tuple[Tensor, dict]:
         with parallel.autocast_of(self.config, views[0].device):
-            f = [parallel.in_parts(self.encoder, x, self.config.microbatches) for x in views]  # each (B, dim)
+            m = self.config.microbatches
+            f = parallel.apart(lambda x: parallel.in_parts(self.encoder, x, m), views, m)  # (views, B, dim)
             logits = torch.stack([parallel.at_least_float(self.online["head"](x)) for x in f])  # (views, B, C)
         loss = torch.stack([F.cross_entropy(of_view, batch.labels) for of_view in logits]).mean()
-        o = F.normalize(parallel.at_least_float(torch.stack(f).detach()), dim=2)
+        o = F.normalize(parallel.at_least_float(f.detach()), dim=2)
         return loss, {"terms": {"L_ce": loss.detach()}, "o": o, "predicted": logits.argmax(2)}
 
     def count(self, seen: dict, batch: Batch, truth_of: Tensor) -> dict:
