@@ -17,12 +17,13 @@ import warnings
 from pathlib import Path
 
 from launch import RESULTS, hardware
+from measures import Pixels, measure
 
 import semppl_mini as s
 from semppl_mini.files import make_folder, write_json
 from semppl_mini.keeping.command import Parser, command
 from semppl_mini.parallel import device_of
-from semppl_mini.readout import Pixels, measure, within_reach
+from semppl_mini.readout import within_reach
 
 
 def arguments():

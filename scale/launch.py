@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import imagenet
+import measures
 import torch
 
 import semppl_mini as s
@@ -20,7 +21,7 @@ from semppl_mini.files import make_folder, write_json
 from semppl_mini.keeping import class_of, keep_encoders, runs_dir
 from semppl_mini.keeping.command import Parser, override
 from semppl_mini.parallel import device_of, uses_bf16
-from semppl_mini.readout import classifier_accuracy, measure, tuning
+from semppl_mini.readout import classifier_accuracy, tuning
 
 RESULTS = Path(__file__).resolve().parents[1] / "notebooks" / "results"
 
@@ -114,7 +115,7 @@ def main(doc: str, launcher: str) -> None:
             print(f"Reading out, with {args.tune} steps of fine-tuning; --tune 0 leaves these out.", file=sys.stderr)
         result["results"] = s.evaluate(run.method.encoder, config, data, args.split, args.tune, args.all_labels)
         if args.measures:
-            result["measures"] = measure(run.method.encoder, config, data, args.split)
+            result["measures"] = measures.measure(run.method.encoder, config, data, args.split)
     result["wall_seconds"] = time.time() - start
     write_json(out / f"{args.name}.json", result)
     print(json.dumps(result["results"], indent=1))

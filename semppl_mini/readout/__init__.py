@@ -5,4 +5,3 @@ from .evaluation import (  # noqa: I001
     supervised, tuning, untrained_encoder, within_reach,
 )  # fmt: skip
 from .inspect import inspect
-from .measures import Pixels, measure

@@ -53,7 +53,7 @@ def test_alone_batch_norm_stays_torchs():
 def test_exchanges_of_a_step(name, norms):
     """Real ones, in two processes: of each batch norm one forward and one backward for all views of a size."""
     config, found = presets.named(name), exchanges(name)
-    method = SemPPL(config.replace(width=8, queue=32, negatives=1, batch_size=2), 10)
+    method = SemPPL(config.replace(width=8, queue=32, negatives=1, batch_size=4), 10)
     online, target = (sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in part.modules())
                       for part in (method.online, method.target))  # fmt: skip
     assert found["norm.py"] == norms == 2 * (1 + bool(config.small_views)) * online + target

@@ -23,6 +23,7 @@ import pytest
 import torch
 from archives import cifar_files, encode, flowers, images, special, write_folder, write_tar
 from checks import CLASSES, parts, tiny, tiny_data, with_train
+from measures import measure
 
 import semppl_mini as s
 from semppl_mini.batches import epoch_order
@@ -30,7 +31,7 @@ from semppl_mini.data import hide_labels
 from semppl_mini.files import check_parameters, checkpoint, read_pack, write_pack
 from semppl_mini.keeping import class_of, keep_encoders
 from semppl_mini.keeping.command import override
-from semppl_mini.readout import evaluate, fine_tune, inspect, measure, raw_pixel_accuracy, supervised, untrained_encoder
+from semppl_mini.readout import evaluate, fine_tune, inspect, raw_pixel_accuracy, supervised, untrained_encoder
 
 ROOT = Path(__file__).resolve().parents[2]
 

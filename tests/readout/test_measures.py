@@ -10,6 +10,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import measures
 import numpy as np
 import pytest
 import torch
@@ -21,7 +22,7 @@ from sklearn.svm import LinearSVC
 
 from semppl_mini import fit, load_data, load_run
 from semppl_mini.files import write_pack
-from semppl_mini.readout import measures, untrained_encoder
+from semppl_mini.readout import untrained_encoder
 
 
 def test_scikit_learn_is_imported_by_who_asks_for_it():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from checks import differing, tiny, tiny_data, units, weights, with_train
+from measures import measure, retrieval
 
 from semppl_mini import SemPPL, fit, knn_accuracy, linear_probe, plots, raw_pixel_accuracy
 from semppl_mini.method import encode
@@ -15,11 +16,9 @@ from semppl_mini.readout import (
     evaluate,
     fine_tune,
     inspect,
-    measure,
     share_right,
     untrained_encoder,
 )
-from semppl_mini.readout.measures import retrieval
 
 NAMES = {
     "semppl": {"pseudo_label_accuracy", "purity", "false_negatives"},

@@ -1,4 +1,4 @@
-"""What else the three papers measure of a frozen encoder, by the protocol of evaluation.py; features (n, D)."""
+"""What else the three papers measure of a frozen encoder, by the protocol of readout/evaluation.py; features (n, D)."""
 
 import io
 
@@ -9,11 +9,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as tv
 
-from ..data import Data, pick
-from ..files import check_type, check_whole
-from ..method import encode
-from ..rng import EVALUATION, generator
-from .evaluation import fit_probe, labelled_images, part_of, standardised
+from semppl_mini.data import Data, pick
+from semppl_mini.files import check_type, check_whole
+from semppl_mini.method import encode
+from semppl_mini.readout.evaluation import fit_probe, labelled_images, part_of, standardised
+from semppl_mini.rng import EVALUATION, generator
 
 
 class Pixels(nn.Flatten):
