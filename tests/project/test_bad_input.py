@@ -340,7 +340,7 @@ PREPARE = [
      "class folder train/daisy holds no JPEG or PNG image: fill it or remove it"),
     ("text named .png", prepared(added("train/daisy/x.png", b"text")), "train/daisy/x.png is not a readable JPEG or PNG"),
     ("an image beside the splits", prepared(added("x.png", encode(images(1)[0]))), "x.png is in no known split: name the top folders"),
-    ("a photograph beside the splits", prepared(added("x.heic", b"x")), "x.heic is an image, but no JPEG or PNG: convert it"),
+    ("a photograph beside the splits", prepared(added("x.heic", b"x")), "x.heic is an image, but no JPEG or PNG; convert it"),
     ("an empty source", prepare("folder", "--from", "", "--name", "x"), "an argument is given an empty value; give one, or"),
     ("an empty folder of packs", lambda f: run("data/prepare.py", "cifar10", "--out="), "--out is given an empty value; give one, or leave"),
     ("an empty provenance", prepared(lambda files: files, "--provenance", ""), "an argument is given an empty value; give one"),
