@@ -74,7 +74,7 @@ def parts(network: Config) -> torch.nn.ModuleDict:
 
 def network_of(config: Config) -> Config:
     """What the networks are made from, all else as by default: plans that differ in the rest count once."""
-    own = ("backbone", "width", "stem", "stem_stride", "sk", "recompute")
+    own = ("backbone", "width", "stem", "stem_stride", "padding", "sk", "recompute")
     return Config(**{n: getattr(config, n) for n in (*own, "projector_hidden", "predictor_hidden", "embedding_dim")})
 
 

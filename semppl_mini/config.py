@@ -50,6 +50,7 @@ class Config:
     width: int = number(64, 8, 4096)  # channels of the first stage; 128 is "2x"
     stem: str = one_of("cifar", "imagenet")  # of ResNets: 3x3, no pooling; or 7x7, stride 2, max-pooling
     stem_stride: int = number(1, 1, 4)  # of the cifar stem
+    padding: str = one_of("symmetric", "same")  # of ResNets; "same" is TensorFlow's and the official weights'
     sk: bool = False  # selective kernels, with the stem and shortcuts of ResNet-D [SimCLRv2]
     projector_hidden: int = number(4096, 1, 2**20)  # [BYOL; sizes not in the paper]
     predictor_hidden: int = number(4096, 1, 2**20)

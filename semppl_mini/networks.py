@@ -52,10 +52,20 @@ class Encoder(nn.Module):
         return x.mean((2, 3))  # (B, dim)
 
 
-class ResNet(Encoder):
-    """An encoder of any H, W >= 8. stem, block: functions such as those above."""
+def pad_same(layer: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+    """Before a strided convolution or max-pool, TensorFlow's SAME: as much as its windows lack, half in front."""
+    pads = []
+    for n, k, stride in zip(inputs[0].shape[2:], layer.kernel_size, layer.stride, strict=True):
+        lacks = max((-(-n // stride) - 1) * stride + k - n, 0)  # of ceil(n / stride) windows
+        pads = [lacks // 2, lacks - lacks // 2, *pads]  # the last axis comes first
+    return nn.functional.pad(inputs[0], pads, value=-torch.inf if isinstance(layer, nn.MaxPool2d) else 0.0)
 
-    def __init__(self, blocks, width: int, stem_stride: int = 1, stem=cifar_stem, block=basic_block, recompute=False):
+
+class ResNet(Encoder):
+    """An encoder of any H, W >= 8. stem, block: functions such as those above; padding: see Config."""
+
+    def __init__(self, blocks, width: int, stem_stride: int = 1, stem=cifar_stem, block=basic_block, recompute=False,
+                 padding: str = "symmetric"):  # fmt: skip
         first, stages, dim = stem(width, stem_stride), [], width
         for stage, n in enumerate(blocks):
             for stride in [2 if stage else 1] + (n - 1) * [1]:
@@ -64,12 +74,17 @@ class ResNet(Encoder):
         super().__init__(first, stages, dim, recompute)
         for convolution in (module for module in self.modules() if isinstance(module, nn.Conv2d)):
             nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+        for layer in self.modules() if padding == "same" else ():
+            if isinstance(layer, (nn.Conv2d, nn.MaxPool2d)) and layer.stride != (1, 1):
+                layer.padding = (0, 0)
+                layer.register_forward_pre_hook(pad_same)
 
 
 def _basic(blocks: tuple[int, ...], config) -> ResNet:
     if config.sk:
         raise ValueError("sk = True needs bottlenecks; give backbone resnet50 or resnet200, or sk=False.")
-    return ResNet(blocks, config.width, config.stem_stride, STEMS[config.stem], recompute=config.recompute)
+    more = {"recompute": config.recompute, "padding": config.padding}
+    return ResNet(blocks, config.width, config.stem_stride, STEMS[config.stem], **more)
 
 
 STEMS = {"cifar": cifar_stem}  # of config.stem: width, stride -> module

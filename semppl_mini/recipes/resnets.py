@@ -12,26 +12,29 @@ Selective kernels (SK; Li et al., 2019, as in SimCLRv2) take the place of each b
 and come with ResNet-D (He et al., 2019): an imagenet stem of three 3x3, mean pooling before 1x1 shortcuts [SimCLRv2].
 """
 
+import re
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, conv1x1
 from torchvision.ops import Conv2dNormActivation as Conv  # 3x3 unless said, batch norm, ReLU
 
 from ..networks import ENCODERS, STEMS, ResNet
 
+MAX_POOL = partial(nn.MaxPool2d, (3, 3), (2, 2), (1, 1))
 BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet200": (3, 24, 36, 3)}  # a stage [paper]
 
 
 def imagenet_stem(width: int, _=None) -> nn.Sequential:
     """7x7 and max-pooling, both of stride 2: (B, 3, H, W) -> (B, width, H / 4, W / 4)."""
-    return nn.Sequential(*Conv(3, width, 7, stride=2), nn.MaxPool2d(3, 2, 1))
+    return nn.Sequential(*Conv(3, width, 7, stride=2), MAX_POOL())
 
 
 def deep_stem(width: int, _=None) -> nn.Sequential:
     """ResNet-D's, three 3x3 and max-pooling: (B, 3, H, W) -> (B, width, H / 4, W / 4)."""
     half = width // 2
-    return nn.Sequential(*Conv(3, half, stride=2), *Conv(half, half), *Conv(half, width), nn.MaxPool2d(3, 2, 1))
+    return nn.Sequential(*Conv(3, half, stride=2), *Conv(half, half), *Conv(half, width), MAX_POOL())
 
 
 class SelectiveKernel(nn.Module):
@@ -76,7 +79,19 @@ def _pool(stride: int) -> nn.Module:
 def _encoder(blocks: tuple[int, ...], config) -> ResNet:
     stem = deep_stem if config.sk and config.stem == "imagenet" else STEMS[config.stem]
     block = sk_bottleneck if config.sk else bottleneck
-    return ResNet(blocks, config.width, config.stem_stride, stem, block, config.recompute)
+    return ResNet(blocks, config.width, config.stem_stride, stem, block, config.recompute, config.padding)
+
+
+def by_our_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A ResNet's tensors by the names of torchvision and timm -> by ours, without the classifier `fc`; others stay."""
+    starts = {name: re.match(r"layer(\d{1,3})\.(\d{1,3})\.|conv1\.|bn1\.|", name) for name in tensors}
+    blocks = sorted({(int(start[1]), int(start[2])) for start in starts.values() if start[1]})
+    new = {f"layer{stage}.{i}.": f"stages.{place}." for place, (stage, i) in enumerate(blocks)}
+    new |= {"conv1.": "stem.0.", "bn1.": "stem.1."}
+    ours = {new.get(start[0], start[0]) + name[start.end() :]: tensors[name] for name, start in starts.items()}
+    counts = (name.replace("running_mean", "num_batches_tracked") for name in ours if name.endswith("running_mean"))
+    ours = {name: torch.tensor(0) for name in counts} | ours  # older files have none
+    return {name: x for name, x in ours.items() if name not in ("fc.weight", "fc.bias")}
 
 
 STEMS["imagenet"] = imagenet_stem

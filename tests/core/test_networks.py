@@ -4,6 +4,7 @@ import copy
 from types import SimpleNamespace
 
 import checks
+import numpy as np
 import pytest
 import torch
 from checks import differing, random, tiny, tiny_data, weights
@@ -111,6 +112,51 @@ def test_a_block_with_selective_kernels_is_numpys(device):
     checks.check_selective_kernels(device)
 
 
+def same_loop(x, k, stride, reduce):
+    """Each output of TensorFlow's SAME: ceil(n / stride) windows, what they reach over the edge halved, more behind."""
+    sides = [-(-n // stride) for n in x.shape[2:]]
+    starts = [-(max((out - 1) * stride + k - n, 0) // 2) for out, n in zip(sides, x.shape[2:], strict=True)]
+    rows = []
+    for i, j in np.ndindex(*sides):
+        top, left = starts[0] + i * stride, starts[1] + j * stride
+        inside = [(max(at, 0), min(at + k, n)) for at, n in zip((top, left), x.shape[2:], strict=True)]
+        (a, b), (c, d) = inside
+        rows.append(reduce(x[:, :, a:b, c:d], a - top, c - left))  # the pixels there are, and where in the window
+    return np.stack(rows, 2).reshape(len(x), -1, *sides)
+
+
+@pytest.mark.parametrize("height, width", [(12, 7), (9, 10), (8, 8), (7, 9)])
+def test_padding_same_is_tensorflows(height, width):
+    """Stems and blocks against sums over the pixels that a window covers; strides of one are as they were."""
+    encoder, x = ResNet((1, 1), 8, **IMAGENET, padding="same").double(), random(2, 3, height, width).double() - 0.9
+
+    def convolved(layer):
+        weight = checks.array(layer.weight)
+        return lambda x, i, j: np.einsum("bihw,oihw->bo", x, weight[:, :, i : i + x.shape[2], j : j + x.shape[3]])
+
+    def agree(layer, x, *window):
+        assert_close(layer(x), torch.from_numpy(same_loop(checks.array(x), *window)))
+
+    y, second = random(2, 16, height, width).double(), encoder.stages[1].conv2
+    agree(encoder.stem[0], x, 7, 2, convolved(encoder.stem[0]))
+    agree(encoder.stem[3], x, 3, 2, lambda part, i, j: part.max((2, 3)))
+    agree(second, y, 3, 2, convolved(second))
+    symmetric = ResNet((1, 1), 8, **IMAGENET).double()
+    symmetric.load_state_dict(encoder.state_dict())
+    assert symmetric(x).shape == encoder(x).shape
+    assert torch.equal(symmetric.stages[0](y[:, :8]), encoder.stages[0](y[:, :8]))
+    assert torch.equal(second(y), symmetric.stages[1].conv2(y)) is bool(height % 2 and width % 2)
+
+
+def test_padding_is_of_the_config():
+    for backbone in ("narrow", "resnet18", "resnet50"):
+        f = [networks(tiny(backbone=backbone, stem_stride=2, padding=padding), torch.Generator())["encoder"].eval()
+             for padding in ("symmetric", "same")]  # fmt: skip
+        assert list(f[0].state_dict()) == list(f[1].state_dict())
+        x = random(2, 3, 16, 16)
+        assert all(map(torch.equal, f[0].parameters(), f[1].parameters())) and not torch.equal(f[0](x), f[1](x))
+
+
 def kernels(module):
     """(kernel, stride) of the convolutions and poolings of a module, in order."""
     found = [m for m in module.modules() if isinstance(m, (nn.Conv2d, nn.MaxPool2d))]
@@ -128,7 +174,8 @@ def test_stems(kind, wanted, side):
 
 
 @pytest.mark.parametrize("height, width", [(8, 8), (32, 24), (17, 32), (15, 9)])
-@pytest.mark.parametrize("kind", [{}, dict(stem_stride=2), dict(stem=imagenet_stem), BOTTLENECK, IMAGENET, SK])
+@pytest.mark.parametrize("kind", [{}, dict(stem_stride=2), dict(stem=imagenet_stem), BOTTLENECK, IMAGENET, SK,
+                                  dict(IMAGENET, padding="same"), dict(stem_stride=3, padding="same")])  # fmt: skip
 def test_encoders_take_any_size_from_8(kind, height, width, device):
     encoder = ResNet((1, 2, 1, 1), 8, **kind).to(device)
     dim = 256 if "block" in kind else 64
