@@ -1,1 +1,1 @@
-"""The figures and widgets of the notebooks: nothing here trains, decides or is kept."""
+"""The figures of the notebooks: nothing here trains, decides or is kept."""

@@ -4,8 +4,8 @@ from IPython.display import display
 from ipywidgets import FloatLogSlider, IntSlider, SelectionSlider, interactive
 from torch import Tensor
 
-from ..votes import majority
-from .plots import COLOUR, dots, figure, grid, vote_panel
+from semppl_mini.show.plots import COLOUR, dots, figure, grid, vote_panel
+from semppl_mini.votes import majority
 
 SHOWN = {"auto_display": True}  # the figure that a slider's function returns
 
