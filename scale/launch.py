@@ -41,7 +41,8 @@ def arguments(doc: str):
                         "class folders or tar shards, see scale/imagenet.py")  # fmt: skip
     parser.add_argument("--label-list", help="a file of names of images in that pack or folder: these keep their "
                         "labels")  # fmt: skip
-    parser.add_argument("--weights", help="start from the networks of this run (folder or checkpoint), all else new")
+    parser.add_argument("--weights", help="start from the networks of this run (folder or checkpoint), or "
+                        "this file of an encoder, all else new")  # fmt: skip
     parser.add_argument("--save-every", type=int, metavar="STEPS", help="save within an epoch, too")
     parser.add_argument("--steps", type=int, help="go on to this step and no further; the same command continues")
     parser.add_argument("--workers", type=int, default=0, help="processes a process that prepare images ahead")

@@ -24,10 +24,10 @@ def fit(
     folder: where to keep log.jsonl (a line a step and a line an epoch), the `keep_last` newest checkpoints (one after
     every epoch, and every `save_every` steps) and, at the end, encoder.pt, the bare encoder's state_dict; None keeps
     nothing. A folder with a checkpoint is resumed. resume: go on with a run without a folder that was stopped.
-    weights: start from the networks of the run in this folder or checkpoint file, or from this encoder, with all else
-    new. callbacks: functions of (run, record), called after every epoch, 0 (untrained) included; one may raise
-    StopTraining. workers: processes that prepare images ahead. steps: go on to this step of the run and no further now;
-    schedules are those of the whole run.
+    weights: start from the networks of the run in this folder or checkpoint file, or from this encoder (a module, its
+    state_dict or a file of it; torchvision's and timm's ResNets, too), with all else new. callbacks: functions of (run,
+    record), called after every epoch, 0 (untrained) included; one may raise StopTraining. workers: processes that
+    prepare images ahead. steps: go on to this step of the run and no further now; schedules are those of the whole run.
 
     Started by torchrun, after `parallel.start()`, the processes share every batch, and process 0 alone logs, saves and
     calls back: the run is the same run, and another number of processes can go on with it.

@@ -19,7 +19,7 @@ from .whole import sha256, write_whole
 OURS = r"checkpoint-([0-9]{8}|[1-9][0-9]{8,})\.pt"  # the names of `path_of`
 HALF = rf"\.({OURS}|encoder(-[0-9]+)?\.pt)\.[0-9]+\.part"  # and what a killed `write_whole` leaves
 DIGITS = 64  # of a sha256, hexadecimal
-PLAIN = r"collections OrderedDict|torch\._utils _rebuild_tensor_v2|torch \w+Storage"  # what a pickle may name
+PLAIN = r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch \w+Storage"  # names in a pickle
 
 
 def save(path, state: dict) -> None:
@@ -40,8 +40,9 @@ def _checksum(file, size: int) -> str:
     return sha256(file.read(min(2**20, size - start)) for start in range(0, size, 2**20))
 
 
-def load(path) -> dict:
-    """What `save` wrote; no code can run. ValueError: missing, damaged, without its checksum, or more than tensors."""
+def load(path, signed: bool = True) -> dict:
+    """What `save` wrote, or torch.save alone if not `signed`; no code can run. ValueError: it is missing, damaged,
+    without its checksum, or more than tensors in a dict."""
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"There is no checkpoint {path}; give the folder of a run, or train first.")
@@ -49,13 +50,15 @@ def load(path) -> dict:
         with open(path, "rb") as file:
             size = max(0, file.seek(0, os.SEEK_END) - DIGITS)
             whole = _checksum(file, size) == file.read().decode("ascii", "replace")
+            whole |= not signed and not zipfile.ZipFile(file).comment
             if whole and _harmless(zipfile.ZipFile(file), size):
                 file.seek(0)
                 return torch.load(file, map_location="cpu", weights_only=True)
         reason = "it holds more than plain tensors" if whole else "its checksum is missing or wrong"
     except Exception as error:
         reason = f"{type(error).__name__} on reading it"
-    raise ValueError(f"{path} is no whole checkpoint ({reason}); use an earlier one, or train again.")
+    remedy = "use an earlier one, or train again" if signed else "give a run, or what torch.save makes of a state_dict"
+    raise ValueError(f"{path} is no whole checkpoint ({reason}); {remedy}.")
 
 
 def _harmless(archive: zipfile.ZipFile, size: int) -> bool:

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .. import relatives
 from ..config import Config
 from ..data import Data
 from ..files import check_type, check_whole, checkpoint, digest, label_count, shown
 from ..method import Method
+from ..recipes.resnets import by_our_names
 
 HELD = {"config": dict, "data": str, "images": str, "weights": str, "classes": int, "method": dict, "optimizer": dict,
         "history": list, "steps": list, "log": int, "position": dict, "software": dict}  # fmt: skip
@@ -138,26 +139,54 @@ def load_run(path, method: type[Method] | None = None) -> Run:
 def start_from(weights, method: Method) -> str:
     """Give a new method what it `starts` from: another run's networks, not its queues, or an encoder -> their digest.
 
-    weights: the run's folder or checkpoint file, or the encoder; None: nothing, and "". ValueError: it does not fit.
+    weights: the run's folder or checkpoint; an encoder, ours or a ResNet of torchvision or timm, as module, state_dict
+    or file of one; None: nothing, and "". Of a classifier's run the encoder. ValueError: it does not fit.
     """
     if weights is None:
         return ""
-    starts = method.starts
-    if isinstance(weights, nn.Module):
+    path, tensors, config = _given(weights)
+    kind, starts = relatives.METHODS.get(config.method, Method) if config else None, method.starts
+    if config and config.padding != method.config.padding:
+        raise ValueError(f"{path} has padding = {config.padding!r}, not {method.config.padding!r}; give the same.")
+    if not kind or any(side.starts == side.reads + "." for side in (kind, method)):  # an encoder is all there is
+        reads = kind.reads + "." if kind else ""
+        encoder = {name.removeprefix(reads): x for name, x in tensors.items() if name.startswith(reads)}
         parts = {"online.encoder.": method.online, "target.encoder.": method.target}
         starts = tuple(start for start, part in parts.items() if "encoder" in part)
         if not starts:
             raise ValueError(f"{method.title} has no part called encoder; give weights= the folder of a run.")
-        path, tensors = "The encoder", {start + name: x for start in starts for name, x in weights.state_dict().items()}
-    else:
-        path, state, config = read_state(weights)
-        tensors = state["method"]
-        if starts == method.reads + ".":  # from an encoder alone: from the one that the other run reads out
-            reads = relatives.METHODS.get(config.method, Method).reads + "."
-            tensors = {starts + name.removeprefix(reads): x for name, x in tensors.items() if name.startswith(reads)}
+        if encoder.keys() != method.encoder.state_dict().keys():
+            encoder = by_our_names(encoder)
+        tensors = {start + name: x for start in starts for name, x in encoder.items()}
     networks = fitting(path, tensors, method, starts)
     method.load_state_dict(networks, strict=False)
     return digest(networks.values())
+
+
+def _given(weights) -> tuple[str | Path, dict, Config | None]:
+    """What to call them in a message, their tensors, and the config if they are a run's."""
+    path, found = "The encoder", weights.state_dict() if isinstance(weights, nn.Module) else weights
+    if isinstance(weights, (str, os.PathLike)) and Path(weights).is_file():
+        path = Path(weights)
+        found = _safetensors(path) if path.suffix == ".safetensors" else checkpoint.load(path, signed=False)
+    elif not isinstance(found, dict):
+        path, found, _ = read_state(weights)
+    if isinstance(found, dict) and "config" in found:
+        return path, found.get("method"), config_in(path, found)
+    named = found.items() if isinstance(found, dict) else {type(found).__name__: found}.items()
+    if others := [name for name, x in named if not (isinstance(name, str) and isinstance(x, Tensor))]:
+        raise ValueError(f"{path} holds more than tensors ({shown(others[0])}); give an encoder's state_dict alone.")
+    return path, found, None
+
+
+def _safetensors(path: Path) -> dict:
+    try:
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    except Exception as error:  # no such package, or a damaged file: a class of its own
+        words = f"{type(error).__name__}: {shown(str(error))}"
+        raise ValueError(f"{path} cannot be read ({words}); pip install safetensors, or fetch it again.") from None
 
 
 def software() -> dict:
