@@ -62,7 +62,7 @@ def main() -> None:
     else:
         run = s.load_run(args.run)
         config, encoder = run.config, run.method.encoder
-        result = {"name": args.name, "trained_on": run.data, "epoch": len(run.history) - 1}
+        result = {"name": args.name, "trained_on": run.data, "epoch": max(0, len(run.history) - 1)}
     if args.device:
         config = config.replace(device=args.device)
         encoder.to(device_of(config))
