@@ -64,14 +64,19 @@ def images_of(data: s.Data) -> str:
     return digest(x for x in parts if x is not None)
 
 
-def train(config: s.Config, data: s.Data, bar: tqdm) -> dict:
-    """One run, and what is kept of it; the pseudo-label accuracy is kept for every epoch."""
-    start = time.time()
+def whole_run(config: s.Config, data: s.Data, callbacks=(), method=None) -> s.Run:
+    """A run to its end. s.Interrupted, in the words of a command: it was stopped, and nothing is kept of half a run."""
     try:
-        run = s.fit(config, data, callbacks=[lambda *_: bar.update()], progress=False)  # epoch 0 counts, too
+        return s.fit(config, data, callbacks=callbacks, progress=False, method=method)
     except s.Interrupted as stop:
         words = f"{str(stop).partition(':')[0]}: the runs that had ended are kept, and the same command begins this one"
         raise s.Interrupted(f"{words} again.", stop.run, stop.signal) from None
+
+
+def train(config: s.Config, data: s.Data, bar: tqdm) -> dict:
+    """One run, and what is kept of it; the pseudo-label accuracy is kept for every epoch."""
+    start = time.time()
+    run = whole_run(config, data, [lambda *_: bar.update()])  # epoch 0 counts, too
     accuracy = s.evaluate(run.method.encoder, config, data, split="val")
     accuracy["pseudo_label_accuracy"] = [record.get("pseudo_label_accuracy") for record in run.history]
     seconds = time.time() - start
