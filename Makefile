@@ -12,7 +12,7 @@ SUITABLE = import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))
 MISSING = No Python 3.10 or newer with venv and pip was found (tried: $(PYTHON)): install one, on Debian or \
 Ubuntu with "apt install python3-venv", or name it with "make PYTHON=...".
 
-.PHONY: help demo test quick test-xla lab data bench torture lint unit-tests notebooks-test clean
+.PHONY: help demo claims test quick test-xla lab data bench torture lint unit-tests notebooks-test clean
 unexport MPLBACKEND  # notebooks draw inline
 
 help:  ## list these commands
@@ -20,6 +20,10 @@ help:  ## list these commands
 
 demo: $(READY)  ## the main job on the embedded data into runs/demo; SEEDS=3 adds the table of three seeds
 	$(RUN) notebooks/demo.py --seeds $(SEEDS) --out runs/demo
+
+claims: $(READY)  ## runs of the claims that are missing, hours: ONLY=3, SEEDS=5, DATA=digits, PART="1 2" of two
+	OMP_NUM_THREADS=1 $(RUN) notebooks/claims.py $(if $(ONLY),--only $(ONLY)) $(if $(DATA),--data $(DATA)) \
+	  $(if $(filter command line,$(origin SEEDS)),--seeds $(SEEDS)) $(if $(PART),--part $(PART))
 
 test: lint unit-tests notebooks-test  ## lint, unit tests, then every notebook with quick parameters
 

@@ -7,12 +7,16 @@ files it is the mean of (±: standard deviation). A share is written in percent,
 
 import json
 import re
+import sys
 from pathlib import Path
 from statistics import mean, stdev
 
 import semppl_mini
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "notebooks"))
+import board  # noqa: E402  # the tables of docs/claims.md
+import claims  # noqa: E402
 
 # ---- results: notebooks/results ------------------------------------------------------------------------------------
 
@@ -205,6 +209,10 @@ def speedruns() -> str:
                              for (name, epochs), runs in rows])  # fmt: skip
 
 
+def claimed(table) -> str:
+    return table(claims.board(ROOT / "notebooks/results/claims"))
+
+
 TABLES = {
     "front": lambda: digits(FRONT_ROWS),
     "digits": lambda: digits(DIGITS_ROWS),
@@ -216,6 +224,9 @@ TABLES = {
     "gpu": gpu,
     "speedruns": speedruns,
     "presets": presets,
+    "claims_line": lambda: claimed(board.line),
+    "claims": lambda: claimed(board.verdicts),
+    "claims_before": lambda: claimed(board.fixed_before),
 }
 
 

@@ -152,18 +152,22 @@ def digest_of(on: str, images: Callable) -> str:
     return sweep.images_of(images_for(on, SETTINGS[on].presets["semppl"].labels, 0, images))
 
 
-def prepared(arm: Arm, on: str, seed: int) -> tuple[s.Config, s.Data]:
-    setting = SETTINGS[on]
-    config = setting.presets[arm.method]
+def config_of(arm: Arm, on: str, seed: int) -> s.Config:
+    """Of supervised-only, `tuning` makes another one of it, in `prepared`."""
+    config = SETTINGS[on].presets[arm.method]
     config = config.replace(labels=round(arm.labels * config.labels), label_seed=seed, seed=seed)
-    config = config.replace(**{"epochs": setting.epochs, **arm.changes})
+    return config.replace(**{"epochs": SETTINGS[on].epochs, **arm.changes})
+
+
+def prepared(arm: Arm, on: str, seed: int) -> tuple[s.Config, s.Data]:
+    config = config_of(arm, on, seed)
     data = images_for(on, config.labels, seed, arm.images)
-    return tuning(config, data, setting.steps) if arm.supervised else config, data
+    return tuning(config, data, SETTINGS[on].steps) if arm.supervised else config, data
 
 
 def train(name: str, on: str, seed: int) -> dict:
     """One run, and what is kept of it."""
-    arm, start = ARMS[name], time.process_time()
+    arm, start, made_by = ARMS[name], time.process_time(), software()  # the commit of the code as it is now
     (config, data), by_epoch = prepared(arm, on, seed), []
     bank, val = data.train.labelled(), data.val
 
@@ -178,7 +182,7 @@ def train(name: str, on: str, seed: int) -> dict:
         "arm": name, "class": class_of(config, arm.kind).__name__, "data": data.provenance,
         "images": digest_of(on, arm.images), "config": config.to_dict(), "read": read,
         "pseudo_label_accuracy": votes, "knn20_by_epoch": by_epoch, "last": run.history[-1],
-        "cpu_seconds": time.process_time() - start, "software": software(),
+        "cpu_seconds": time.process_time() - start, "software": made_by,
     }  # fmt: skip
 
 

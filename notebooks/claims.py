@@ -36,7 +36,7 @@ def pseudo_labels(run: dict) -> float:
 def lead(run: dict) -> float:
     """correlation of one epoch's gain in pseudo-labels with the next one's in k-NN"""
     y, x = (np.diff([v or 0 for v in run[name]]) for name in ("pseudo_label_accuracy", "knn20_by_epoch"))
-    return float(np.corrcoef(y[:-1], x[1:])[0, 1])
+    return float(np.corrcoef(y[:-1], x[1:])[0, 1]) if len(x) > 2 else 0.0  # of one pair there is none
 
 
 def removed(run: dict) -> float:

@@ -53,6 +53,7 @@ def test_every_table_stands_on_a_page_and_every_mark_is_closed(tables):
     ("notebooks/results/semppl-500-seed0.json", "linear", ["results.md"]),
     ("notebooks/results/measures/compare-pixels.json", "knn20", ["results.md"]),
     ("benchmarks/results.json", "ratio", ["speed.md"]),
+    ("notebooks/results/claims/digits-semppl-seed=0.json", "linear", ["claims.md"]),
 ])
 def test_a_changed_number_is_noticed(file, number, pages, tables, tmp_path, monkeypatch):
     """The first number of that name of a file, changed in a copy of it."""
