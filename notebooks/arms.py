@@ -7,6 +7,7 @@ not touched. A seed stands for the start, the order, all draws, and which images
 
 import functools
 import json
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,7 +21,9 @@ from semppl_mini.files import make_folder, write_json
 from semppl_mini.keeping import class_of
 from semppl_mini.keeping.run import software
 from semppl_mini.readout import classifier_accuracy, tuning, untrained_encoder
-from semppl_mini.readout.measures import clustering
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "scale"))
+from measures import clustering  # noqa: E402
 
 RESULTS = Path(__file__).resolve().with_name("results") / "claims"
 
