@@ -21,7 +21,7 @@ def fit(
 ) -> keeping.Run:
     """Train the method of `config.method`, or the class `method`, on data.train and return the run.
 
-    folder: where to keep log.jsonl (a line a step and a line an epoch), the `keep_last` newest checkpoints (one after
+    folder: where to keep run.json, log.jsonl (a line a step and an epoch), the `keep_last` newest checkpoints (one of
     every epoch, and every `save_every` steps) and, at the end, encoder.pt, the bare encoder's state_dict; None keeps
     nothing. A folder with a checkpoint is resumed. resume: go on with a run without a folder that was stopped.
     weights: start from the networks of the run in this folder or checkpoint file, or from this encoder (a module, its
@@ -50,6 +50,7 @@ def fit(
     options = dict(callbacks=callbacks, progress=progress, save_every=save_every, keep_last=keep_last, last=steps)
     with keeping.Keeper(run, optimizer, batches, digests, **options) as keeper:
         keeper.resume(resume)
+        keeper.describe(data.train.size, data.classes)
         if not run.history:
             if weights is None:
                 begin(method, batches.train, config)  # airbench's first layer; nothing in other encoders

@@ -17,7 +17,7 @@ import torch
 from .whole import sha256, write_whole
 
 OURS = r"checkpoint-([0-9]{8}|[1-9][0-9]{8,})\.pt"  # the names of `path_of`
-HALF = rf"\.({OURS}|encoder(-[0-9]+)?\.pt)\.[0-9]+\.part"  # and what a killed `write_whole` leaves
+HALF = rf"\.({OURS}|encoder(-[0-9]+)?\.pt|run\.json)\.[0-9]+\.part"  # and what a killed `write_whole` leaves
 DIGITS = 64  # of a sha256, hexadecimal
 PLAIN = r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch \w+Storage"  # names in a pickle
 

@@ -11,9 +11,9 @@ from torch.utils._pytree import tree_map_only
 from tqdm.auto import tqdm
 
 from .. import monitor, parallel
-from ..files import checkpoint
+from ..files import checkpoint, write_json
 from .log import Log
-from .run import COMPUTING, EXACT, Run, class_name, config_in, fitting, software
+from .run import COMPUTING, EXACT, Run, class_name, config_in, facts, fitting, software
 from .signals import ENOUGH, Interrupted, Listen, StopTraining
 
 
@@ -211,6 +211,12 @@ class Keeper:
             if self.log:
                 self.log.cut(state["log"] if path else 0)
                 checkpoint.tidy(self.run.folder, path, self.keep_last)
+
+    def describe(self, size: tuple, classes: list[str]) -> None:
+        """Write run.json; size and classes are those of its images. A finished run was made with what it says."""
+        if self.log and not self.run.finished:
+            told = facts(self.run.config, self.run.data, size, classes, self.software)
+            write_json(self.run.folder / "run.json", told)
 
     def _restore(self, path, state: dict) -> None:
         config = config_in(path, state)

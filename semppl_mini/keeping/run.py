@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 from dataclasses import dataclass, field
+from importlib.metadata import distributions
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from ..recipes.resnets import by_our_names
 
 HELD = {"config": dict, "data": str, "images": str, "weights": str, "classes": int, "method": dict, "optimizer": dict,
         "history": list, "steps": list, "log": int, "position": dict, "software": dict}  # fmt: skip
+ARCHITECTURE = ("backbone", "width", "stem", "stem_stride", "padding", "sk")  # what of a config makes its encoder
 EXACT = ("recompute",)  # changes no bit
 COMPUTING = (*EXACT, "device", "precision", "knn_chunk_mb", "microbatches", "compile", "graph")  # free on a resume
 
@@ -83,6 +85,17 @@ def class_of(config, method: type[Method] | None = None) -> type[Method]:
 def class_name(config, kind: type[Method]) -> str:
     """How a checkpoint names the class: the config's own name for it, or module and name of a foreign one."""
     return config.method if kind is relatives.METHODS.get(config.method) else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def facts(config: Config, provenance: str, size=(None, None), classes=(), versions=()) -> dict:
+    """What run.json tells those who take the encoder: what builds it, what its images were; nothing here reads it.
+
+    size: (H, W) of the images; None, where they differ, is the size of the large crops. versions: of `software`.
+    """
+    own = {name: getattr(config, name) for name in ("mean", "std", "method", "seed")}
+    own["architecture"] = {name: getattr(config, name) for name in ARCHITECTURE}
+    own["size"] = [side or config.large_size for side in size]
+    return own | {"classes": list(classes), "provenance": provenance, "versions": dict(versions)}
 
 
 def config_in(path, state) -> Config:
@@ -197,6 +210,7 @@ def software() -> dict:
     except OSError:
         git = ""
     versions = {"torch": str(torch.__version__), "python": platform.python_version(), "git": git}
+    versions |= {found.metadata["Name"]: found.version for found in distributions(name="semppl-mini")}
     return {"threads": torch.get_num_threads(), "processor": platform.machine(), **versions}
 
 
