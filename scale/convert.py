@@ -28,12 +28,11 @@ import semppl_mini as s
 from semppl_mini.files import checkpoint, make_folder, shown, write_json
 from semppl_mini.files.whole import sha256
 from semppl_mini.keeping.command import Parser, command
-from semppl_mini.keeping.run import software
+from semppl_mini.keeping.run import ARCHITECTURE, software
 from semppl_mini.networks import ENCODERS
 from semppl_mini.recipes.resnets import BLOCKS
 
 BACKBONES = {blocks: name for name, blocks in BLOCKS.items()}
-ARCHITECTURE = ("backbone", "width", "stem", "stem_stride", "padding", "sk")  # what of a config makes its encoder
 CLASSES = 1000  # of the linear layer that the run gets, at 0
 NO_SK = "those with selective kernels (SK) are not converted, since no class of theirs was published"
 
