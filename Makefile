@@ -5,6 +5,7 @@ SEEDS = 1
 KILLS = 120
 VENV = .venv
 XLA = .venv-xla
+DOORS = .venv-doors
 RUN = $(VENV)/bin/python
 READY = $(VENV)/.stamp
 BY_FILE = -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder  # a process a core, a file in one of them
@@ -12,7 +13,7 @@ SUITABLE = import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))
 MISSING = No Python 3.10 or newer with venv and pip was found (tried: $(PYTHON)): install one, on Debian or \
 Ubuntu with "apt install python3-venv", or name it with "make PYTHON=...".
 
-.PHONY: help demo claims test quick test-xla lab data bench torture lint unit-tests notebooks-test clean
+.PHONY: help demo claims test quick test-xla test-doors lab data bench torture lint unit-tests notebooks-test clean
 unexport MPLBACKEND  # notebooks draw inline
 
 help:  ## list these commands
@@ -32,6 +33,9 @@ quick: $(READY)  ## the core and the loop alone, within a minute
 
 test-xla: $(XLA)/.stamp  ## one process against four XLA devices; needs Linux on x86-64, 7 GB more
 	TQDM_DISABLE=1 $(XLA)/bin/python -m pytest -p no:cacheprovider tests/parallel/test_xla.py
+
+test-doors: $(DOORS)/.stamp  ## checkpoints in and encoders out, beside the libraries that write and read them
+	NO_SKIPS=1 OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(DOORS)/bin/python -m pytest -rs -p no:cacheprovider tests/doors
 
 lab: $(READY)  ## JupyterLab at the first notebook, in copies of your own (notebooks/my_*); LAB=... adds options
 	$(RUN) notebooks/lab.py $(LAB)
@@ -61,24 +65,30 @@ clean:  ## remove caches and quick copies; runs, data packs and .venv stay
 	rm -rf .notebooks-quick .pytest_cache .ruff_cache build dist *.egg-info
 	find . -path './.venv*' -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
-$(READY): pyproject.toml
-	@$(RUN) -m pip --version >/dev/null 2>&1 || { \
+define environment
+	@$(1)/bin/python -m pip --version >/dev/null 2>&1 || { \
 	  for python in $(PYTHON) ""; do "$$python" -c '$(SUITABLE)' >/dev/null 2>&1 && break; done; \
 	  test -n "$$python" || { echo '$(MISSING)' >&2; exit 1; }; \
-	  echo "Building $(VENV) with $$python: on Linux this fetches several GB once."; \
-	  "$$python" -m venv --clear $(VENV); }
-	$(RUN) -m pip install --upgrade pip
+	  echo "Building $(1) with $$python: on Linux this fetches several GB once."; \
+	  "$$python" -m venv --clear $(1); }
+	$(1)/bin/python -m pip install --upgrade pip
+endef
+
+$(READY): pyproject.toml
+	$(call environment,$(VENV))
 	$(RUN) -m pip install -e '.[test]'
 	@touch $@
 
 $(XLA)/.stamp: scale/requirements-xla.txt
 	@test "$$(uname -sm)" = "Linux x86_64" || { \
 	  echo "torch_xla has wheels for Linux on x86-64 only, this is $$(uname -sm): use scale/train.py." >&2; exit 1; }
-	@for python in $(PYTHON) ""; do "$$python" -c '$(SUITABLE)' >/dev/null 2>&1 && break; done; \
-	test -n "$$python" || { echo '$(MISSING)' >&2; exit 1; }; \
-	echo "Building $(XLA) with $$python: 7 GB, once."; "$$python" -m venv --clear $(XLA)
-	$(XLA)/bin/python -m pip install --upgrade pip
+	$(call environment,$(XLA))
 	$(XLA)/bin/python -m pip install -r scale/requirements-xla.txt -e .
+	@touch $@
+
+$(DOORS)/.stamp: pyproject.toml
+	$(call environment,$(DOORS))
+	$(DOORS)/bin/python -m pip install -e '.[test,doors]'
 	@touch $@
 
 $(VENV)/.stamp-bench: $(READY)
