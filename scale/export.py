@@ -152,8 +152,8 @@ def named(architecture: dict, to: str) -> tuple[str, str]:
         ("width", architecture["width"] == 64, f"the first stage of {to}'s ResNets has 64 channels"),
         ("sk", not architecture["sk"], f"{to} has no such selective kernels"),
         ("padding", architecture["padding"] == "symmetric", f"{to}'s ResNets pad both sides alike"),
-        ("stem_stride", not cifar or architecture["stem_stride"] == 1, f"{to}'s stem halves twice, and the one that "
-                                                                       "small images get in its place keeps their size"),
+        ("stem_stride", not cifar or architecture["stem_stride"] == 1, f"{to}'s stem halves twice, and that which "
+                                                                       "small images get instead keeps their size"),
     ):  # fmt: skip
         if not fits:
             others = ", ".join(target for target in TARGETS if target not in ("torchvision", "timm"))
