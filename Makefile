@@ -8,12 +8,14 @@ XLA = .venv-xla
 DOORS = .venv-doors
 RUN = $(VENV)/bin/python
 READY = $(VENV)/.stamp
+CHROMIUM = $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 BY_FILE = -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder  # a process a core, a file in one of them
 SUITABLE = import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))
 MISSING = No Python 3.10 or newer with venv and pip was found (tried: $(PYTHON)): install one, on Debian or \
 Ubuntu with "apt install python3-venv", or name it with "make PYTHON=...".
 
-.PHONY: help demo claims test quick test-xla test-doors lab data bench torture lint unit-tests notebooks-test clean
+.PHONY: help demo claims test quick test-xla test-doors lab data bench torture book test-browser lint unit-tests notebooks-test
+.PHONY: clean
 unexport MPLBACKEND  # notebooks draw inline
 
 help:  ## list these commands
@@ -50,6 +52,15 @@ torture: $(READY)  ## kill real trainings at random moments, KILLS=120 of them, 
 	$(RUN) tests/helpers/torture.py --kills $(KILLS)
 	$(RUN) tests/helpers/torture.py --kills 20 --workers 2
 	$(RUN) tests/helpers/torture.py --kills 20 --workers 2 --files
+
+book: $(VENV)/.stamp-book  ## the notebooks and pages as a site, build/book/index.html; runs no cell
+	OMP_NUM_THREADS=1 $(RUN) -m sphinx -q -W --keep-going -c docs/book . build/book
+
+test-browser:  ## the book and, in JupyterLab, notebooks 00 and 01, in the Chromium that is installed
+	@test -n "$(CHROMIUM)" || { echo "No Chromium on PATH (tried: chromium, chromium-browser, google-chrome): install \
+	one, on Debian with \"apt install chromium\"." >&2; exit 2; }
+	$(MAKE) book $(VENV)/.stamp-browser
+	OMP_NUM_THREADS=1 CHROMIUM="$(CHROMIUM)" $(RUN) -m pytest -q tests/browser/book.py tests/browser/lab.py
 
 lint: $(READY)
 	$(RUN) -m ruff check .
@@ -93,4 +104,12 @@ $(DOORS)/.stamp: pyproject.toml
 
 $(VENV)/.stamp-bench: $(READY)
 	$(RUN) -m pip install -e '.[test,benchmarks]'
+	@touch $@
+
+$(VENV)/.stamp-book: $(READY)
+	$(RUN) -m pip install -e '.[test,book]'
+	@touch $@
+
+$(VENV)/.stamp-browser: $(VENV)/.stamp-book
+	$(RUN) -m pip install -e '.[browser]'
 	@touch $@

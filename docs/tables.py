@@ -3,6 +3,7 @@
 A table stands between the comments `table: NAME` and `end` of a page; everything between them is replaced. First the
 rule of each table, as data: its columns, each with the place of its number in a JSON file, and its rows, each with the
 files it is the mean of (±: standard deviation). A share is written in percent, a place called seconds in minutes.
+Links to a line of code, which have the words of that line as their title, get its present number.
 """
 
 import json
@@ -237,7 +238,16 @@ def pages() -> list[Path]:
 def renewed(page: str) -> str:
     """A page with every table written anew, between blank lines: without them Markdown sees no table."""
     mark = r"(<!-- table: (\w+) -->)\n.*?<!-- end -->"
-    return re.sub(mark, lambda m: f"{m[1]}\n\n{TABLES[m[2]]()}\n\n<!-- end -->", page, flags=re.DOTALL)
+    page = re.sub(mark, lambda m: f"{m[1]}\n\n{TABLES[m[2]]()}\n\n<!-- end -->", page, flags=re.DOTALL)
+    return re.sub(r'\]\((\S+\.py)#L\d+ "([^"]+)"\)', to_line, page)
+
+
+def to_line(link: re.Match) -> str:
+    """A link `](file.py#L7 "words")` with the number of the one line that has the words."""
+    file, words = link.groups()
+    found = [n for n, line in enumerate((ROOT / file.removeprefix("../")).read_text().splitlines(), 1) if words in line]
+    assert len(found) == 1, f"{file} has {len(found)} lines with {words!r}: give words of the one that is meant"
+    return f']({file}#L{found[0]} "{words}")'
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def test_every_table_stands_on_a_page_and_every_mark_is_closed(tables):
 ])
 def test_a_changed_number_is_noticed(file, number, pages, tables, tmp_path, monkeypatch):
     """The first number of that name of a file, changed in a copy of it."""
-    for part in ("README.md", "docs", "notebooks/results", "benchmarks"):
+    for part in ("README.md", "docs", "notebooks/results", "benchmarks", "semppl_mini"):
         copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
         (tmp_path / part).parent.mkdir(exist_ok=True)
         copy(ROOT / part, tmp_path / part)
@@ -75,12 +75,41 @@ def test_a_number_that_no_file_has_is_no_empty_column(tables):
         tables.kept("no-such-run")
 
 
+def test_a_moved_line_is_noticed(tables, tmp_path, monkeypatch):
+    """Links to a line have words of it as their title; words of no line, or of several, are refused."""
+    (tmp_path / "code.py").write_text("a = 1\nb = 2\nb = 3\n")
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    assert tables.renewed('[b](../code.py#L1 "b = 2") [a](code.py)') == '[b](../code.py#L2 "b = 2") [a](code.py)'
+    for words in ("b =", "c = 4"):
+        with pytest.raises(AssertionError, match="give words of the one"):
+            tables.renewed(f'[b](code.py#L1 "{words}")')
+
+
+# --- the book
+
+INDEX = ROOT / "docs" / "index.md"
+
+
+def test_the_book_has_every_page_and_notebook():
+    pages = {*PAGES, *ROOT.glob("*/README.md"), *ROOT.glob("notebooks/[0-9]*.ipynb"), ROOT / "CHANGELOG.md"} - {INDEX}
+    chapters = re.findall(r"^- \[.+?\]\((\S+)\)", INDEX.read_text(), re.MULTILINE)
+    assert len(chapters) == len(set(chapters)) and pages <= {(INDEX.parent / chapter).resolve() for chapter in chapters}
+
+
+def test_the_book_has_every_module():
+    pages = "".join(page.read_text() for page in (ROOT / "docs" / "book").glob("*.rst"))
+    listed = re.findall(r"automodule:: semppl_mini\.(\S+)", pages)
+    modules = [path.relative_to(ROOT / "semppl_mini") for path in (ROOT / "semppl_mini").rglob("*.py")]
+    names = {".".join(path.with_suffix("").parts) for path in modules if path.name != "__init__.py"}
+    assert len(listed) == len(set(listed)) and set(listed) == names | {"recipes"}
+
+
 # --- the README
 
 def test_readme_is_short():
     lines = README.splitlines()
     assert len(lines) <= 90
-    assert not [line for line in lines if len(line) > 120]
+    assert not [line for line in lines if len(line) > 120 and "<!-- badges -->" not in line]
 
 
 def test_readme_code_runs(tmp_path, monkeypatch):
@@ -133,7 +162,7 @@ def test_code_for_your_own_images_runs(tmp_path, monkeypatch, capsys):
 def targets(page):
     """What a page links to: the relative targets, without #fragments."""
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-    found = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'<img src="([^"]+)"', text)
+    found = re.findall(r"\]\(([^)\s]+)(?: \"[^\"]*\")?\)", text) + re.findall(r'<img src="([^"]+)"', text)
     return [target.split("#")[0] for target in found if not re.match(r"\w+:|#", target)]
 
 

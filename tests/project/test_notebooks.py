@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ import numpy as np
 import papermill
 import pytest
 import torch
+from IPython.core.inputtransformer2 import TransformerManager
 from PIL import Image
 from prepare_notebooks import parameter_names
 
@@ -110,6 +112,27 @@ def test_checks_itself(path, notebook):
     assert len(checked) >= 3
     assert all(cell.outputs for cell in checked), "a cell marked NBVAL_CHECK_OUTPUT shows nothing to compare"
     assert sum(len(ASSERT.findall(cell.source)) for cell in code_cells(notebook)) >= 3
+
+
+def test_plumbing_is_folded_in_lab_and_book(notebook):
+    plumbing = [cell for cell in code_cells(notebook) if re.search(r"check_parameters\(|google\.colab", cell.source)]
+    assert plumbing
+    for cell in plumbing:
+        assert "hide-input" in cell.metadata.tags and cell.metadata.jupyter.source_hidden, cell.source
+
+
+@pytest.mark.parametrize("colab, url", [(False, ""), (True, "https://github.com/o/n"), (True, "")])
+def test_notebook_00_installs_the_package_on_colab_alone(colab, url, monkeypatch):
+    """Its first cell of code, translated as a kernel does."""
+    asked, cell = [], code_cells(nbformat.read(FOLDER / "00_start_here.ipynb", as_version=4))[0]
+    code = TransformerManager().transform_cell(re.sub(r'repo_url = ".*?"', f'repo_url = "{url}"', cell.source))
+    monkeypatch.delitem(sys.modules, "google.colab", raising=False)
+    if colab:
+        monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace())
+    given = {"get_ipython": lambda: SimpleNamespace(run_line_magic=lambda *words: asked.append(words))}
+    with pytest.raises(AssertionError, match="repo_url is empty") if colab and not url else nullcontext():
+        exec(code, given)
+    assert asked == ([("pip", "install -q git+{repo_url} umap-learn")] if colab and url else [])
 
 
 def run_cell(name, words, **given):

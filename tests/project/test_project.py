@@ -1,6 +1,8 @@
 """The project as a whole: one list of packages, public names, size, safe loading, nothing of one machine."""
 import ast
+import importlib.util
 import inspect
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -156,8 +158,38 @@ def test_readme_commands_exist():
         assert (path / "__main__.py").is_file() or path.with_suffix(".py").is_file(), module
 
 
-def test_badges_come_from_the_one_repo_url():
-    url = PYPROJECT["tool"]["semppl_mini"]["repo_url"]
-    badges = re.findall(r"\S*(?:colab\.research|mybinder)\S*", (ROOT / "README.md").read_text())
-    slug = url.removeprefix("https://github.com/").removesuffix(".git")
-    assert all(slug and slug in badge for badge in badges), "badges need repo_url in pyproject.toml"
+# --- the one address
+
+@pytest.fixture
+def address():
+    """docs/repo_url.py as a module."""
+    spec = importlib.util.spec_from_file_location("repo_url", ROOT / "docs" / "repo_url.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_badges_and_notebook_have_the_one_address(address):
+    url, readme, first = address.repo_url(), (ROOT / "README.md").read_text(), (ROOT / address.FIRST).read_text()
+    assert address.with_badges(readme, url) == readme and address.with_address(first, url) == first
+    assert len(re.findall(r"\S*(?:colab\.research|mybinder)\S*", readme)) == (4 if url else 0)
+
+
+def test_an_address_comes_and_goes(address):
+    """Written into both, and taken back, byte by byte; the cell installs from it."""
+    url, readme, first = "https://github.com/o/n", (ROOT / "README.md").read_text(), (ROOT / address.FIRST).read_text()
+    new, cell = address.with_badges(readme, url), address.with_address(first, url)
+    assert f"https://colab.research.google.com/github/o/n/blob/main/{address.FIRST}" in new
+    assert "mybinder.org/v2/gh/o/n/main" in new
+    assert len(new.splitlines()) == len(readme.splitlines())
+    first_code = next(c for c in json.loads(cell)["cells"] if c["cell_type"] == "code")
+    assert f'repo_url = "{url}"' in "".join(first_code["source"])
+    assert address.with_badges(new, address.repo_url()) == readme
+    assert address.with_address(cell, address.repo_url()) == first
+
+
+@pytest.mark.parametrize("url", ["http://github.com/o/n", "https://example.org/o/n", "github.com/o/n", "https://github.com/o"])
+def test_an_address_that_colab_cannot_open_is_refused(url, address, tmp_path):
+    (tmp_path / "pyproject.toml").write_text(f'[tool.semppl_mini]\nrepo_url = "{url}"\n')
+    with pytest.raises(ValueError, match="give https://github.com/OWNER/NAME"):
+        address.repo_url(tmp_path)

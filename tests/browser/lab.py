@@ -1,0 +1,119 @@
+"""JupyterLab as a reader has it: Run All of notebooks 00 and 01 with their quick parameters, and 01's sliders."""
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import nbformat
+import papermill
+import pytest
+from conftest import ROOT
+
+NAMES = ("00_start_here.ipynb", "01_the_pieces.ipynb")
+SLIDERS = ("image", "tau", "k", "query")  # by label: whole numbers, powers of ten, a choice, whole numbers
+MINUTE = 60_000  # in milliseconds
+ENDED = """() => document.querySelector("[data-mime-type='application/vnd.jupyter.error']")
+    || [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].every(p => /^\\[\\d+\\]:$/.test(p.textContent))"""
+
+
+def copies(folder):
+    """The notebooks with quick parameters, none of their cells run."""
+    quick = json.loads((ROOT / "notebooks" / "quick.json").read_text())
+    for name in NAMES:
+        notebook = papermill.execute_notebook(ROOT / "notebooks" / name, None, quick[name], prepare_only=True)
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                cell.update(execution_count=None, outputs=[])
+        nbformat.write(notebook, folder / name)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """The address of a JupyterLab on a folder of copies; it keeps all cells in the page, seen or not."""
+    folder = tmp_path_factory.mktemp("lab")
+    copies(folder)
+    tracker = folder / ".settings" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
+    tracker.parent.mkdir(parents=True)
+    tracker.write_text('{"windowingMode": "none"}')
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    options = ["--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", f"--ServerApp.root_dir={folder}",
+               "--IdentityProvider.token="]  # fmt: skip
+    environment = os.environ | {"JUPYTERLAB_SETTINGS_DIR": str(folder / ".settings"), "TQDM_DISABLE": "1"}
+    environment.pop("MPLBACKEND", None)  # notebooks draw inline
+    log = folder / ".log"
+    with log.open("w") as out:
+        command = [sys.executable, "-m", "jupyterlab", *options]
+        server = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
+    wait_for(f"http://127.0.0.1:{port}/api", server, log)
+    yield f"http://127.0.0.1:{port}"
+    server.terminate()  # it ends its kernels, too
+    server.wait(60)
+
+
+def wait_for(address, server, log):
+    for _ in range(240):
+        try:
+            return urllib.request.urlopen(address, timeout=10).close()
+        except (urllib.error.URLError, TimeoutError):
+            assert server.poll() is None, log.read_text()[-2000:]
+            time.sleep(0.5)
+    raise AssertionError(f"JupyterLab does not answer: {log.read_text()[-2000:]}")
+
+
+@pytest.fixture(scope="module")
+def opened(chromium, lab):
+    """name -> its page, once."""
+    pages = {}
+
+    def page_of(name):
+        if name not in pages:
+            pages[name] = chromium.new_page(viewport={"width": 1200, "height": 900})
+            pages[name].goto(f"{lab}/lab/tree/{name}", timeout=2 * MINUTE)
+            pages[name].locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=2 * MINUTE)
+            run_all(pages[name])
+        return pages[name]
+
+    yield page_of
+    for page in pages.values():
+        page.close()
+
+
+def run_all(page):
+    """The menu's Run All Cells; back when every cell has its number, or one has failed."""
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    page.wait_for_function(ENDED, timeout=9 * MINUTE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_run_all_ends_without_an_error(name, opened):
+    page = opened(name)
+    assert page.locator("[data-mime-type='application/vnd.jupyter.error']").all_inner_texts() == []
+    assert page.locator(".jp-OutputArea img").count() > 3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_plumbing_is_folded(name, opened):
+    """A folded cell shows a placeholder in the place of its code."""
+    code = opened(name).locator(".jp-InputArea-editor", has_text="check_parameters(values")
+    assert code.count() == 0 or not code.first.is_visible()
+    assert opened(name).locator(".jp-CodeCell .jp-Placeholder").count() > 0
+
+
+@pytest.mark.parametrize("label", SLIDERS)
+def test_a_slider_changes_its_picture(label, opened):
+    """By the keyboard, as a reader without a mouse would."""
+    page = opened("01_the_pieces.ipynb")
+    row = page.locator(".widget-hslider", has=page.locator(f".widget-label:text-is('{label}')"))
+    picture = page.locator(".widget-interact", has=row).locator("img").first
+    before = picture.get_attribute("src", timeout=MINUTE)
+    row.locator(".noUi-handle").focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("([image, before]) => image.isConnected === false || image.src !== before",
+                           arg=[picture.element_handle(), before], timeout=MINUTE)  # fmt: skip
+    assert picture.get_attribute("src", timeout=MINUTE) != before
