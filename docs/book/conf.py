@@ -73,7 +73,9 @@ def to_source(app, doctree) -> None:
             continue
         else:
             continue
-        node.replace_self(nodes.reference("", "", *node.children, refuri=uri, internal=not uri.startswith("http")))
+        link = nodes.reference("", "", *node.children, refuri=uri, internal=not uri.startswith("http"))
+        link.attributes |= {"reftitle": words} if words else {}
+        node.replace_self(link)
 
 
 def on_page(app, pagename, templatename, context, doctree) -> None:

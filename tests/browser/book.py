@@ -78,7 +78,7 @@ def test_plumbing_and_solutions_are_folded(page, site):
     opened(page, site, "notebooks/01_the_pieces.html")
     plumbing, answer = page.get_by_text("check_parameters", exact=True).first, page.get_by_text("1149 steps")
     assert not plumbing.is_visible() and not answer.is_visible()
-    page.locator("summary", has_text="Show this code").first.click()
+    page.locator("summary", has_text="Show this source").first.click()
     page.locator("summary", has_text="Solutions").first.click()
     assert plumbing.is_visible() and answer.is_visible()
 

@@ -16,8 +16,7 @@ from conftest import ROOT
 NAMES = ("00_start_here.ipynb", "01_the_pieces.ipynb")
 SLIDERS = ("image", "tau", "k", "query")  # by label: whole numbers, powers of ten, a choice, whole numbers
 MINUTE = 60_000  # in milliseconds
-ENDED = """() => document.querySelector("[data-mime-type='application/vnd.jupyter.error']")
-    || [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].every(p => /^\\[\\d+\\]:$/.test(p.textContent))"""
+PROMPTS = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(p => p.textContent)"  # folded cells: ""
 
 
 def copies(folder):
@@ -52,7 +51,10 @@ def lab(tmp_path_factory):
     wait_for(f"http://127.0.0.1:{port}/api", server, log)
     yield f"http://127.0.0.1:{port}"
     server.terminate()  # it ends its kernels, too
-    server.wait(60)
+    try:
+        server.wait(60)
+    except subprocess.TimeoutExpired:
+        server.kill()
 
 
 def wait_for(address, server, log):
@@ -72,10 +74,11 @@ def opened(chromium, lab):
 
     def page_of(name):
         if name not in pages:
-            pages[name] = chromium.new_page(viewport={"width": 1200, "height": 900})
-            pages[name].goto(f"{lab}/lab/tree/{name}", timeout=2 * MINUTE)
-            pages[name].locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=2 * MINUTE)
-            run_all(pages[name])
+            pages[name] = page = chromium.new_page(viewport={"width": 1200, "height": 900})
+            page.set_default_timeout(5 * MINUTE)  # a busy machine is no error
+            page.goto(f"{lab}/lab/tree/{name}")
+            page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").first.wait_for(state="attached")
+            run_all(page)
         return pages[name]
 
     yield page_of
@@ -84,17 +87,19 @@ def opened(chromium, lab):
 
 
 def run_all(page):
-    """The menu's Run All Cells; back when every cell has its number, or one has failed."""
+    """The menu's Run All Cells; back when no cell waits any more."""
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    page.wait_for_function(ENDED, timeout=9 * MINUTE)
+    page.wait_for_function(f"() => {PROMPTS}.includes('[*]:')")
+    page.wait_for_function(f"() => !{PROMPTS}.includes('[*]:')", timeout=15 * MINUTE)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_run_all_ends_without_an_error(name, opened):
     page = opened(name)
-    assert page.locator("[data-mime-type='application/vnd.jupyter.error']").all_inner_texts() == []
-    assert page.locator(".jp-OutputArea img").count() > 3
+    assert page.locator(".jp-OutputArea-output", has_text="Traceback (most recent").all_inner_texts() == []
+    assert "[ ]:" not in page.evaluate(PROMPTS), page.locator(".jp-Dialog").all_inner_texts()
+    assert page.locator(".jp-OutputArea-output img").count() > 3
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -111,9 +116,9 @@ def test_a_slider_changes_its_picture(label, opened):
     page = opened("01_the_pieces.ipynb")
     row = page.locator(".widget-hslider", has=page.locator(f".widget-label:text-is('{label}')"))
     picture = page.locator(".widget-interact", has=row).locator("img").first
-    before = picture.get_attribute("src", timeout=MINUTE)
+    before = picture.get_attribute("src")
     row.locator(".noUi-handle").focus()
     page.keyboard.press("ArrowRight")
     page.wait_for_function("([image, before]) => image.isConnected === false || image.src !== before",
-                           arg=[picture.element_handle(), before], timeout=MINUTE)  # fmt: skip
-    assert picture.get_attribute("src", timeout=MINUTE) != before
+                           arg=[picture.element_handle(), before])  # fmt: skip
+    assert picture.get_attribute("src") != before
