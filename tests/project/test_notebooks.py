@@ -262,4 +262,4 @@ def test_papermill_with_an_unknown_parameter_stops_before_training(tmp_path):
     with pytest.raises(papermill.PapermillExecutionError, match=words) as error:
         papermill.execute_notebook(FOLDER / "00_start_here.ipynb", tmp_path / "out.ipynb", {"epoch": 1, "seed": 1},
                                    kernel_name="python3", progress_bar=False)  # fmt: skip
-    assert error.value.exec_count <= 3
+    assert error.value.exec_count <= 4  # papermill counts its own cell; of Colab, of the parameters, of their check
