@@ -21,9 +21,11 @@ import torch.multiprocessing as mp
 from common import Stepper
 from timing import by_turns, row
 
+import semppl_mini
 from semppl_mini import presets
 
 STEPS = 2  # a turn
+MODULE = Path(semppl_mini.__file__).parent
 # Exchanges depend on layers and sizes of views, not on how large these are.
 SMALL = dict(width=8, projector_hidden=32, predictor_hidden=32, batch_size=8, negatives=7, queue=32, mask_p=0.0,
              device="cpu", precision="fp32")  # fmt: skip
@@ -38,6 +40,7 @@ def together(config, processes: int = 1, threads: int = 1):
             ours, theirs = context.Pipe()
             given = theirs, config, rank, processes, threads, f"file://{folder}/meet"
             context.Process(target=work, args=given, daemon=True).start()
+            theirs.close()
             pipes.append(ours)
 
         def do(task) -> list:
@@ -73,13 +76,17 @@ def timed(stepper: Stepper) -> float:
 
 
 def counted(stepper: Stepper) -> collections.Counter:
-    """The exchanges of a step, by the innermost file of the module, but for world.py, that asks for them."""
+    """The exchanges of a step, by the innermost file of the module, but for world.py, that asks for them.
+
+    Nobody does in a backward pass: of SemPPL, these are all of batch norms.
+    """
     counts = collections.Counter()
 
     def counting(exchange):
         def count(*given):
-            files = [Path(f.filename) for f in traceback.extract_stack() if "semppl_mini" in f.filename]
-            counts[[file.name for file in files if file.stem != "world"][-1]] += 1
+            files = [Path(f.filename) for f in traceback.extract_stack()]
+            names = [file.name for file in files if MODULE in file.parents and file.stem != "world"]
+            counts[names[-1] if names else "backward"] += 1
             return exchange(*given)
 
         return count

@@ -151,8 +151,7 @@ def memory(config: Config, devices: int, classes: int) -> dict[str, float]:
     b, views = c.batch_size / devices, c.large_views + c.small_views
     large, small = (count(network_of(c), size) for size in sizes_of(c))
     kept = c.large_views * large["kept"] + c.small_views * small["kept"] if m == 1 else large["kept"] / m  # one part
-    beside = c.large_views if devices > 1 and m == 1 else 1  # views that pass in one batch, to share their exchanges
-    floats, integers = (kept + beside * large["block"] / m).tolist()
+    floats, integers = (kept + large["block"] / m).tolist()
     pixels = 3 * (c.large_views * c.large_size**2 + c.small_views * c.small_size**2)
     weights = 4 * sum(p.numel() for p in nets.parameters())
     return {
@@ -185,11 +184,11 @@ def traffic(config: Config, devices: int) -> dict[str, float]:
     channels = {name: sum(m.num_features for m in net.modules() if hasattr(m, "running_mean"))
                 for name, net in nets.items()}  # fmt: skip
     target = channels["encoder"] + channels["projector"]
-    forward = 1 + (c.microbatches > 1) + c.recompute  # and again; of two sums of 8 bytes a channel, backward of 4
-    sums = (8 * forward + 4) * (c.large_views + c.small_views) * sum(channels.values()) + 8 * c.large_views * target
+    passes = 2 + (c.microbatches > 1) + c.recompute  # forward, backward, and forward again
+    layers = passes * (c.large_views + c.small_views) * sum(channels.values()) + c.large_views * target
     return {
         "gradients": 2 * ring * 4 * sum(p.numel() for p in nets.parameters()),
-        "batch norm": 2 * ring * 2 * c.microbatches * sums,
+        "batch norm": 2 * ring * 8 * 2 * c.microbatches * layers,  # two sums a channel, in float64
         "targets": ring * c.batch_size * (c.large_views * c.embedding_dim * 4 + 16),  # with labels and ids
     }
 

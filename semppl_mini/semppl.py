@@ -87,7 +87,7 @@ class SemPPL(Method):
     def forward(self, views: list[Tensor], batch: Batch, draws: Draws) -> tuple[Tensor, dict]:
         """Views (L + V) x (B, 3, S, S), large first -> the loss, and what the step saw, for the monitor."""
         cfg, L = self.config, self.config.large_views
-        o = parallel.apart(self.predict, views, cfg.microbatches)  # (L + V, B, D)
+        o = parallel.apart(self.predict, views, cfg)  # (L + V, B, D)
 
         # The queues take the labelled rows; every image then gets a pseudo-label, labelled ones their own.
         t, ids = self.remember(views, batch)  # (L, B, D), (B,)
@@ -116,7 +116,7 @@ class SemPPL(Method):
     @torch.no_grad()
     def remember(self, views: list[Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
         """Write the labelled images of all processes into the queues -> t (L, B, D), ids (B,) of the global batch."""
-        t = parallel.apart(self.project, views[: self.config.large_views], self.config.microbatches)  # (L, b, D)
+        t = parallel.apart(self.project, views[: self.config.large_views], self.config)  # (L, b, D)
         t, labels, ids = parallel.gather(t, 1), parallel.gather(batch.labels), parallel.gather(batch.ids)
         self.queue.enqueue(t, labels, ids)
         return t, ids

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from . import norm, world
+from . import world
 from .device import cut
+from .norm import BatchNorm
 
 
 @contextlib.contextmanager
@@ -31,16 +32,9 @@ def buffers_kept(network: nn.Module):
             setattr(m, name, buffer)
 
 
-@contextlib.contextmanager
-def again(network: nn.Module, views: int):
-    """Inside, a network computes what it has computed, of so many views side by side."""
-    with buffers_kept(network), norm.side_by_side(views):
-        yield
-
-
 def recomputed(network: nn.Module, x: Tensor) -> Tensor:
     """network(x), computed again for its gradient, if any, in the same autocast; network draws no random numbers."""
-    contexts = lambda: (contextlib.nullcontext(), again(network, norm.views()))  # noqa: E731
+    contexts = lambda: (contextlib.nullcontext(), buffers_kept(network))  # noqa: E731
     return checkpoint(network, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
 
 
@@ -59,17 +53,18 @@ def of_one_size(views: list[Tensor]) -> list[list[Tensor]]:
     return [list(same) for _, same in itertools.groupby(views, lambda x: x.shape)]
 
 
-def apart(embed: Callable, views: list[Tensor], n: int) -> Tensor:
-    """embed(x), in n parts, of views (B, 3, S, S) -> (V, B, D), batch statistics of each view by itself.
+def apart(embed: Callable, views: list[Tensor], config) -> Tensor:
+    """embed(x) of views (B, 3, S, S) -> (V, B, D), batch statistics of each view by itself.
 
-    In several processes those of one size pass side by side, in one batch, and share the exchanges of batch norms.
+    In several processes those of one size pass side by side, in one batch, so that batch norms share their exchanges.
     """
-    if world.size() == 1 or n > 1:
+    if world.size() == 1 or config.microbatches > 1 or config.recompute:
         return torch.stack([embed(x) for x in views])
     embedded = []
     for same in of_one_size(views):
-        with norm.side_by_side(len(same)):
-            embedded.append(embed(torch.cat(same)))  # (v B, D)
+        BatchNorm.views = len(same)
+        embedded.append(embed(torch.cat(same)))
+    BatchNorm.views = 1
     return torch.cat(embedded).unflatten(0, (len(views), -1))
 
 

@@ -6,6 +6,8 @@ method="finetune" trains all weights; method="linear" trains W and b, which star
 batch norms keep their running statistics. f is the encoder of a run, `fit(config, data, weights=RUN)`, or starts anew.
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -42,8 +44,8 @@ class FineTuning(Method):
 
     def forward(self, views: list[Tensor], batch: Batch, draws) -> tuple[Tensor, dict]:
         with parallel.autocast_of(self.config, views[0].device):
-            m = self.config.microbatches
-            f = parallel.apart(lambda x: parallel.in_parts(self.encoder, x, m), views, m)  # (views, B, dim)
+            encode = partial(parallel.in_parts, self.encoder, n=self.config.microbatches)
+            f = parallel.apart(encode, views, self.config)  # (views, B, dim)
             logits = torch.stack([parallel.at_least_float(self.online["head"](x)) for x in f])  # (views, B, C)
         loss = torch.stack([F.cross_entropy(of_view, batch.labels) for of_view in logits]).mean()
         o = F.normalize(parallel.at_least_float(f.detach()), dim=2)

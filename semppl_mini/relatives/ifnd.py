@@ -175,8 +175,8 @@ class IFND(Method):
             z = F.normalize(embed_together(views, self.online, cfg), dim=2)  # (L + V, B, D)
             q, k = {i: z[i] for i in asking}, {j: z[j] for j in asked}
         else:
-            q = dict(zip(asking, parallel.apart(self.query, [views[i] for i in asking], cfg.microbatches), strict=True))
-            k = dict(zip(asked, parallel.apart(self.key, [views[j] for j in asked], cfg.microbatches), strict=True))
+            q = dict(zip(asking, parallel.apart(self.query, [views[i] for i in asking], cfg), strict=True))
+            k = dict(zip(asked, parallel.apart(self.key, [views[j] for j in asked], cfg), strict=True))
 
         # Which candidates are the image itself, and which share its accepted label, on each level.
         candidate_ids = self.queue.ids.clone() if Q else ids  # (N,)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from checks import random
+from checks import random, tiny
 from processes import by_two
 from torch import nn
 from torch.testing import assert_close
@@ -26,7 +26,7 @@ def normalised(dtype, mean, *pixels):
     parallel.share_batch_norm(norm)
     x = (mean + 3 * random(3, 12, 5, *pixels).to(dtype)).requires_grad_()
     rows, dy = parallel.rows(12), random(3, 12, 5, *pixels, seed=3).to(dtype)
-    y = parallel.apart(norm, list(x[:, rows]), 1)
+    y = parallel.apart(norm, list(x[:, rows]), tiny())
     y.backward(dy[:, rows])
     parallel.total(gradients := [x.grad, norm[0].weight.grad, norm[0].bias.grad])
     return [parallel.gather(y.detach(), 1), *gradients, *norm.buffers()]
@@ -56,6 +56,7 @@ def test_exchanges_of_a_step(name, norms):
     method = SemPPL(config.replace(width=8, queue=32, negatives=1, batch_size=4), 10)
     online, target = (sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in part.modules())
                       for part in (method.online, method.target))  # fmt: skip
-    assert found["norm.py"] == norms == 2 * (1 + bool(config.small_views)) * online + target
+    online *= 1 + bool(config.small_views)
+    assert (found["norm.py"], found["backward"]) == (online + target, online) and 2 * online + target == norms
     assert found["step.py"] == 1 and found["semppl.py"] == 3  # gradients with terms; targets, labels and ids
     assert found.total() - norms <= 12
