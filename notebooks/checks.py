@@ -349,6 +349,36 @@ def same_number(given, right: float) -> bool:
     return math.isclose(float_of(given), right, rel_tol=1e-4, abs_tol=1e-6)
 
 
+# ---- mean_std(images uint8 (n, 3, H, W)) -> mean (3,), std (3,) -----------------------------------------------------
+
+
+def image_cases():
+    def case(where, hint, images):
+        x = images.double().movedim(1, 0).flatten(1) / 255  # (3, all pixels)
+        return where, hint, (images,), (x.mean(1), x.std(1))
+
+    def noise(n, *size, least=0, most=256):  # grey
+        return torch.randint(least, most, (n, 1, *size), generator=rng_of(n)).to(torch.uint8).expand(-1, 3, -1, -1)
+
+    yield case("with one image", "White is 1: 255 parts of 255.", noise(1, 40, 40))
+    yield case("with images that are not square", "Rows and columns count alike.", noise(5, 12, 30))
+    yield case("with colours that differ", "Each colour has its own mean and deviation, over all images and pixels.",
+               noise(8, 16, 16) // torch.tensor([1, 2, 4], dtype=torch.uint8).view(3, 1, 1))  # fmt: skip
+    dark, light = noise(20, 16, 16, most=30), noise(20, 16, 16, least=200)
+    yield case("with dark and light images", "How the images differ from each other belongs to the deviation, too.",
+               torch.cat([dark, light]))  # fmt: skip
+    yield case("with images of unlike darkness", "All pixels count alike, whichever image they are of.",
+               torch.cat([dark, dark, dark, light]))  # fmt: skip
+
+
+def same_pair(given, right: tuple) -> bool:
+    both = zip(pair(given, "mean and std"), right, ("mean", "std"), strict=True)
+    mean, std = (torch.allclose(tensor_like(x, y, name), y, rtol=1e-2) for x, y, name in both)
+    need(mean or std, "Neither of the two is right: look at the scale, and at what is averaged.")
+    need(mean, "The standard deviation is right, and the mean is not.")
+    return std
+
+
 # ---- the exercises by name, as the notebooks have them --------------------------------------------------------------
 
 EXERCISES = {
@@ -420,4 +450,14 @@ EXERCISES = {
                         {20 * 65536 * 256 * 4 / 1e9: "There is a queue for each large view.",
                          20 * 65536 * 256 * 16 / 8e9: "The devices do not share the queues: each has all of them.",
                          20 * 65536 * 256 * 16 / 2**30: "A GB is here a thousand million bytes."}),
+    # 07
+    "left_over": number(1000 % 128, "Steps are whole: what is too little for one more waits.",
+                        {1000 // 128: "So many steps there are; how many images are in none of them?",
+                         0: "Is it a whole number of batches?",
+                         128 - 1000 % 128: "So many are lacking for one more step; how many are there?"}),
+    "epochs_needed": number(400 // (162 // 32), "How many whole steps are in an epoch?",
+                            {400 / (162 / 32): "An epoch has whole steps only.",
+                             400 / 32: "How many steps an epoch has depends on the number of images, too.",
+                             400: "So it were with one step an epoch."}),
+    "mean_std": code(image_cases, same_pair),
 }  # fmt: skip

@@ -2,21 +2,25 @@
 
     config = config.replace(backbone=s.own.backbone(network))      any nn.Module with a feature vector
     data = s.own.augmented(data, lambda image, view: ...)          in place of our views
+    config = s.own.sized(config, data)                             batch, epochs and labels for your images
 
-Both are named in what a run keeps, so it goes on with the same ones or is refused. A method of your own is a subclass
-of `semppl_mini.Method`, for `fit(method=...)`; docs/your_parts.md shows all three.
+The first two are named in what a run keeps, so it goes on with the same ones or is refused. A method of your own is a
+subclass of `semppl_mini.Method`, for `fit(method=...)`; docs/your_parts.md shows all three.
 """
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from ..batches import steps_per_epoch
 from ..data import Data, ImageSet
 from ..files import digest, pixels_of
 from ..networks import ENCODERS
+from ..train import fit
 from ..views import normalise
 
 
@@ -49,9 +53,14 @@ def augmented(data: Data, augment: Callable[[Tensor, int], Tensor]) -> Data:
     seed, step, view and image, so runs resume and are shared by processes to the bit if it draws by torch alone, as
     torchvision.transforms.v2 does. It runs on CPUs (`workers=` shares it out). ValueError: images are not in memory.
     """
+    return replace(data, train=Augmented(**vars(in_memory(data, "augmented")), augment=augment))
+
+
+def in_memory(data: Data, asked: str) -> ImageSet:
+    """The training images; ValueError if they are read from files."""
     if not isinstance(data.train, ImageSet):
-        raise ValueError(f"augmented() needs images in memory, not {type(data.train).__name__}; give those of a pack.")
-    return replace(data, train=Augmented(**vars(data.train), augment=augment))
+        raise ValueError(f"{asked}() needs images in memory, not {type(data.train).__name__}; give those of a pack.")
+    return data.train
 
 
 @dataclass(frozen=True, repr=False)
@@ -83,3 +92,33 @@ class Augmented(ImageSet):
     def finish(self, prepared: list[Tensor], draws: list, config) -> list[Tensor]:
         fractions = (x.float() / 255 if x.dtype == torch.uint8 else x for x in prepared)
         return [normalise(x, config.mean, config.std) for x in fractions]
+
+
+def sized(config, data: Data):
+    """The config for the images of `data`, which are in memory and have all labels that are known [all ours].
+
+    B: a power of two, 16 to 128, for eight steps an epoch or more. Epochs: those of 400 steps and one more every twelve
+    images, about what `digits` and `cifar10_cpu` take, with their share of warm-up. Labels: ten a class, or one of a
+    hundred images, if so many are known. mean, std: of a thousand images. ValueError: fewer than 16 images.
+    """
+    images, C = in_memory(data, "sized"), len(data.classes)
+    n, known = len(images), int((images.labels >= 0).sum())
+    B, labels = 2 ** min(7, max(4, (n // 8).bit_length() - 1)), min(known, max(10 * C, n // 100))
+    epochs = math.ceil((400 + n / 12) / steps_per_epoch(config.replace(batch_size=B), n))
+    std, mean = torch.std_mean(images.images[:: -(-n // 1000)].float() / 255, (0, 2, 3))
+    return config.replace(
+        labels=labels, labelled_share=None if labels == n else config.labelled_share,
+        large_size=3 * min(images.size) // 4,
+        mean=tuple(round(c, 3) for c in mean.tolist()), std=tuple(max(round(c, 3), 0.01) for c in std.tolist()),
+        batch_size=B, negatives=min(config.negatives, B - 1), queue=max(B, config.queue * B // config.batch_size),
+        epochs=epochs, warmup_epochs=round(config.warmup_epochs * epochs / config.epochs, 1),
+    )  # fmt: skip
+
+
+def forecast(config, data: Data) -> str:
+    """How many steps a training has and, by two that are thrown away, how long it takes here."""
+    each = steps_per_epoch(config, len(data.train))
+    run, steps = fit(config, data, progress=False, steps=2), each * config.epochs
+    seconds = run.unfinished[-1]["times"]["all"] if run.unfinished else run.history[-1]["seconds"] / each
+    size = f"{len(data.train)} images, {config.batch_size} a step: {each} step{'s' * (each > 1)} an epoch"
+    return f"{size}, {steps} in all, of {seconds:.2g} s here, about {seconds * steps / 60:.1f} minutes."

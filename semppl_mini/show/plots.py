@@ -295,10 +295,10 @@ def gallery(data, report: dict, rows: int, images):
 
 @figure
 def image_rows(rows: list[tuple], columns: int):
-    """A row each (name, images (n, 3, H, W), good (n,) bool): up to `columns` images, framed blue or vermilion."""
+    """A row each (name, images (n, 3, H, W), good (n,) bool, or None: no frame): up to `columns` of them, framed."""
     fig = canvas(0.62 * columns + 1.3, 0.66 * len(rows) + 0.35)
     for axes, (name, images, good) in zip(_tiles(fig, len(rows), columns), rows, strict=True):
-        for ax, image, right in zip(axes, images, good, strict=False):
-            _show(ax, image, good=bool(right))
+        for i, (ax, image) in enumerate(zip(axes, images, strict=False)):
+            _show(ax, image, good=None if good is None else bool(good[i]))
         axes[0].set_ylabel(name, rotation=0, ha="right", va="center", size=9)
     return fig

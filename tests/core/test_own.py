@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from checks import differing, tiny, tiny_data, weights
+from checks import differing, random, tiny, tiny_data, weights
 from torch import nn
 from torchvision.models import resnet18
 from torchvision.transforms import v2
 
-from semppl_mini import SemPPL, StopTraining, evaluate, fit, load_run, own, presets
-from semppl_mini.batches import Batches
+from semppl_mini import Data, ImageSet, SemPPL, StopTraining, evaluate, fit, load_run, own, presets
+from semppl_mini.batches import Batches, steps_per_epoch
 from semppl_mini.networks import ENCODERS
 from semppl_mini.readout import untrained_encoder
 
@@ -138,6 +138,61 @@ def test_images_of_files_are_refused():
     files = replace(data, train=SimpleNamespace(**{x: getattr(data.train, x) for x in ("ids", "labels", "truth")}))
     with pytest.raises(ValueError, match=r"augmented\(\) needs images in memory, not SimpleNamespace; give those of a"):
         own.augmented(files, augment)
+
+
+# ---- batch, epochs, labels
+
+
+def some(n, known, side=16):
+    """n random images of three classes, the first `known` of them with a class."""
+    images = (random(n, 3, side, side + 4) * torch.tensor([255, 99, 9]).view(3, 1, 1)).byte()
+    labels = torch.where(torch.arange(n) < known, torch.arange(n) % 3, -1)
+    train = ImageSet(images, labels, torch.arange(n), labels)
+    none = train.take(torch.arange(0))
+    return Data("some", "random", ["ant", "bee", "cow"], train, none, none)
+
+
+@pytest.mark.parametrize("n, known, B, labels", [
+    (16, 16, 16, 16), (127, 20, 16, 20), (162, 162, 16, 30), (702, 162, 64, 30), (1024, 1000, 128, 30),
+    (9000, 5000, 128, 90), (9000, 40, 128, 40),
+])  # fmt: skip
+def test_a_proposal_goes_by_the_number_of_images(n, known, B, labels):
+    data = some(n, known, side=11)
+    config = own.sized(presets.cifar10_cpu(), data)
+    each, steps = steps_per_epoch(config, n), 400 + n / 12
+    assert (config.batch_size, config.labels, config.negatives, config.queue) == (B, labels, B - 1, 10 * B)
+    assert each >= 8 or B == 16
+    assert steps <= each * config.epochs < steps + each and abs(config.warmup_epochs - config.epochs / 12) < 0.06
+    assert config.labelled_share == (None if labels == n else 0.25)
+
+
+def test_a_proposal_describes_the_images_and_trains():
+    data = some(90, 45)
+    config = own.sized(tiny(small_size=8), data)
+    x = data.train.images.double() / 255
+    torch.testing.assert_close(torch.tensor(config.mean).double(), x.mean((0, 2, 3)), atol=1e-3, rtol=0)
+    torch.testing.assert_close(torch.tensor(config.std).double().clamp(min=0.01), x.std((0, 2, 3)).clamp(min=0.01),
+                               atol=1e-3, rtol=0)  # fmt: skip
+    assert config.large_size == 12 and config.labels == 30
+    fewer = torch.where(torch.arange(90) < 30, data.train.labels, -1)
+    run = fit(config, replace(data, train=replace(data.train, labels=fewer)), progress=False, steps=1)
+    assert run.unfinished[0]["terms"]["loss"] > 0
+
+
+def test_too_few_images_for_a_proposal_are_refused():
+    with pytest.raises(ValueError, match="batch_size = 16 exceeds the 15 training images"):
+        own.sized(tiny(), some(15, 15))
+    data = some(20, 20)
+    files = replace(data, train=SimpleNamespace(**{x: getattr(data.train, x) for x in ("ids", "labels", "truth")}))
+    with pytest.raises(ValueError, match=r"sized\(\) needs images in memory, not SimpleNamespace; give those"):
+        own.sized(tiny(), files)
+
+
+@pytest.mark.parametrize("B, says", [(64, "1 step an epoch, 2 in all"), (32, "2 steps an epoch, 4 in all"),
+                                     (16, "4 steps an epoch, 8 in all")])  # fmt: skip
+def test_a_forecast_counts_the_steps(B, says):
+    said = own.forecast(tiny(batch_size=B), tiny_data())
+    assert re.fullmatch(rf"64 images, {B} a step: {says}, of [\d.e-]+ s here, about [\d.]+ minutes\.", said)
 
 
 # ---- a callback that stops

@@ -24,6 +24,7 @@ sys.path.insert(0, str(FOLDER))
 import demo  # noqa: E402
 import execute  # noqa: E402
 import lab  # noqa: E402
+import pictures  # noqa: E402
 
 PATHS = sorted(FOLDER.glob("[0-9]*.ipynb"))
 MACHINE_PATH = re.compile(r"/(home|root|work|tmp|Users)/|\b[A-Z]:\\\\")  # in JSON text a backslash is doubled
@@ -188,6 +189,27 @@ def test_the_gallery_of_notebook_04_leaves_empty_clusters_out():
     run_cell("04_false_negatives_ifnd.ipynb", "image_rows", y=y, level=0, config=config, most_trusted=most, torch=torch,
              plots=SimpleNamespace(image_rows=lambda rows, n: shown.append(rows)))  # fmt: skip
     assert [name for name, *_ in shown[0]] == ["2: 0", "1: 2"]
+
+
+def test_no_pixel_is_in_a_training_and_in_a_test_patch():
+    photo = np.arange(427 * 640).reshape(427, 640, 1)  # each pixel says where it is
+    found = pictures.patches(photo, np.random.default_rng(0))
+    assert {kind: len(images) for kind, images in found.items()} == {"test": 50, "train": 60, "unlabelled": 180}
+    test, *others = (np.unique(np.stack(images)) for images in found.values())
+    assert {image.shape for images in found.values() for image in images} == {(48, 48, 1)}
+    assert len(test) > 10_000 and not np.isin(test, np.concatenate(others)).any()
+
+
+def test_pictures_are_whole_or_not_there(tmp_path, monkeypatch):
+    folder = tmp_path / "patches"
+    photographs = pictures.photographs()
+    with monkeypatch.context() as torn, pytest.raises(TypeError):  # the third cannot be written
+        torn.setattr(pictures, "photographs", lambda: photographs | {"portrait": photographs["portrait"] / 255})
+        pictures.cut(folder)
+    assert not folder.exists()
+    assert pictures.cut(folder) == folder and len(list(folder.glob("*/*/*.png"))) == 3 * (50 + 60 + 180)
+    (folder / "test" / "dahlia" / "000.png").unlink()
+    assert len(list(pictures.cut(folder).glob("*/*/*.png"))) == 869  # what is there stays as it is
 
 
 def test_a_saved_notebook_is_small_and_says_the_same():
