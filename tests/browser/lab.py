@@ -42,7 +42,8 @@ def lab(tmp_path_factory):
         port = free.getsockname()[1]
     options = ["--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", f"--ServerApp.root_dir={folder}",
                "--IdentityProvider.token="]  # fmt: skip
-    environment = os.environ | {"JUPYTERLAB_SETTINGS_DIR": str(folder / ".settings"), "TQDM_DISABLE": "1"}
+    own = {f"JUPYTERLAB_{name.upper()}_DIR": str(folder / f".{name}") for name in ("settings", "workspaces")}
+    environment = os.environ | own | {"TQDM_DISABLE": "1"}
     environment.pop("MPLBACKEND", None)  # notebooks draw inline
     log = folder / ".log"
     with log.open("w") as out:
@@ -76,7 +77,7 @@ def opened(chromium, lab):
         if name not in pages:
             pages[name] = page = chromium.new_page(viewport={"width": 1200, "height": 900})
             page.set_default_timeout(5 * MINUTE)  # a busy machine is no error
-            page.goto(f"{lab}/lab/tree/{name}")
+            page.goto(f"{lab}/lab/workspaces/{name[:2]}/tree/{name}")  # alone: no other tabs come back
             page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").first.wait_for(state="attached")
             run_all(page)
         return pages[name]
