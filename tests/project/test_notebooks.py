@@ -130,10 +130,13 @@ def test_notebook_00_installs_the_package_on_colab_alone(colab, url, monkeypatch
     monkeypatch.delitem(sys.modules, "google.colab", raising=False)
     if colab:
         monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace())
-    given = {"get_ipython": lambda: SimpleNamespace(run_line_magic=lambda *words: asked.append(words))}
+    shell = SimpleNamespace(run_line_magic=lambda *words: asked.append(" ".join(words)), system=asked.append)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    given = {"get_ipython": lambda: shell}
     with pytest.raises(AssertionError, match="repo_url is empty") if colab and not url else nullcontext():
         exec(code, given)
-    assert asked == ([("pip", "install -q git+{repo_url} umap-learn")] if colab and url else [])
+    done = ["git clone -q --depth 1 {repo_url} semppl-mini", "pip install -q -e semppl-mini umap-learn"]
+    assert asked == (done if colab and url else []) and (sys.path[0] == "semppl-mini") == bool(asked)
 
 
 def run_cell(name, words, **given):
