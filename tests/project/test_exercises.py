@@ -69,7 +69,7 @@ def test_untouched_it_is_open(run, cell):
 
 
 def test_every_notebook_asks_and_every_exercise_is_asked():
-    assert {name for name, _ in EXERCISES} == set(NOTEBOOKS)
+    assert {name for name, _ in EXERCISES} == {name for name in NOTEBOOKS if name < "08"}  # the board asks by itself
     asked = [x for _, cell in EXERCISES for x in re.findall(r"(\w+)=\1\b", cell.source)]
     assert sorted(asked) == sorted(checks.EXERCISES)
 
