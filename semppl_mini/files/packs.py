@@ -139,7 +139,8 @@ def _check_splits(path: Path, arrays: dict, meta: dict) -> None:
         if any(f"{other}_files" in arrays for other in SPLITS):
             names = arrays.get(f"{split}_files", np.empty(0, "S"))
             if names.shape != y.shape or not all(map(_printable, names)) or len(np.unique(names)) < len(names):
-                raise ValueError(f"{has} {names.size} file names for {len(y)} images; give each its own, in UTF-8.")
+                words = f"{has} {names.size} file names for {len(y)} images"
+                raise ValueError(f"{words}; give each its own, printable UTF-8.")
 
 
 def _utf8(names: list[str]) -> np.ndarray:

@@ -680,8 +680,9 @@ def test_a_read_out_that_is_stopped_gives_no_half_trained_classifier(monkeypatch
 # ---- what it says of its pace
 
 
-def test_the_bar_begins_where_the_run_stood(tmp_path, capsys):
+def test_the_bar_begins_where_the_run_stood(tmp_path, capsys, monkeypatch):
     """Not at 0 of 8 with the time of the untrained measurement, nor with a speed of steps made before."""
+    monkeypatch.setattr(keeper, "tqdm", partial(keeper.tqdm, disable=False))  # whatever TQDM_DISABLE says
     fit(tiny(), tiny_data(), tmp_path, steps=5)
     first = capsys.readouterr().err
     fit(tiny(), tiny_data(), tmp_path)

@@ -440,7 +440,6 @@ RUNS = [
     ("weights from nowhere", fit(weights="nowhere"), "no checkpoint in nowhere; give the folder of a run"),
     ("weights of another width", lambda f: s.fit(tiny(width=16), tiny_data(), weights=fitted(f)), "does not fit: online."),
     ("a run for weights", lambda f: fit(weights=done())(f), "Run(config=Config(labels=20, label_seed=... names no run; give its folder"),
-    ("a state_dict for weights", lambda f: fit(weights=done().method.encoder.state_dict())(f), "OrderedDict([('stem.0.weight', tensor([[... names no run"),
     ("a run for its folder", lambda f: s.load_run(done()), "names no run; give its folder, or one of its checkpoints"),
     ("a run for a new folder", lambda f: fit(folder=done())(f), "folder = Run(config=Config(labels=20, label_seed=... names no folder"),
     ("a method for its class", lambda f: fit(method=done().method)(f), "method = SemPPL( (online): ModuleDict( (encoder):... is no class of"),
