@@ -1,24 +1,17 @@
 """Fixtures of all tests."""
 import os
-import sys
 
 import pytest
 import torch
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # figures need no display
-pytest.register_assert_rewrite("checks", "ifnd_checks", "carp_checks", "parity")  # what fails shows its values
-import checks  # noqa: E402 - ours, before a test puts notebooks/, which has another, on the path
+pytest.register_assert_rewrite("core_checks", "ifnd_checks", "carp_checks", "parity")  # what fails shows its values
 
 DEVICES = ["cpu"]
 if torch.cuda.is_available():
     DEVICES.append("cuda")
 if torch.backends.mps.is_available():
     DEVICES.append("mps")
-
-
-def pytest_collection_finish():
-    """Test files have put notebooks/ on the path, which has a checks.py, too: processes that are spawned find ours."""
-    sys.path.insert(0, os.path.dirname(checks.__file__))
 
 
 def pytest_sessionfinish(session, exitstatus):

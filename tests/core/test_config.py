@@ -4,7 +4,7 @@ import dataclasses
 import json
 
 import pytest
-from checks import tiny, tiny_data
+from core_checks import tiny, tiny_data
 
 from semppl_mini import Config, fit, presets
 from semppl_mini.parallel.device import device_of

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from checks import CLASSES, parts, tiny
+from core_checks import CLASSES, parts, tiny
 
 from semppl_mini import evaluate, fit, load_data
 from semppl_mini.data import Data, ImageSet, hide_labels, pick

@@ -1,9 +1,9 @@
 """Hidden labels stay hidden: permuting them changes what the monitor reports and not one bit of what is learned."""
 
-import checks
+import core_checks
 import pytest
 import torch
-from checks import differing, hidden_permuted, tiny, tiny_data, weights
+from core_checks import differing, hidden_permuted, tiny, tiny_data, weights
 
 from semppl_mini import SemPPL, fit
 from semppl_mini.batches import Batches
@@ -16,7 +16,7 @@ from semppl_mini.batches import Batches
     {"backbone": "airbench", "small_size": 9, "optimizer": "muon", "lr": 0.02},
 ], ids=["lars", "sgd", "augmentation-only", "airbench-muon"])  # fmt: skip
 def test_hidden_labels_change_no_weight_and_no_buffer(changes):
-    checks.check_hidden(**changes)
+    core_checks.check_hidden(**changes)
 
 
 def test_hidden_labels_change_an_oracle_run():

@@ -3,10 +3,10 @@
 import copy
 import math
 
-import checks
+import core_checks
 import pytest
 import torch
-from checks import tiny, units
+from core_checks import tiny, units
 from torch.testing import assert_close
 
 from semppl_mini import lars, muon, optim, presets
@@ -16,7 +16,7 @@ from semppl_mini.networks import mlp
 
 
 def test_lars_equals_a_loop(device):
-    checks.check_lars(device)
+    core_checks.check_lars(device)
 
 
 def stepped(module, settings, gradients):
@@ -113,7 +113,7 @@ def test_negative_settings_of_lars(name):
 
 
 def test_muon_equals_singular_values_and_adamw(device):
-    checks.check_muon(device)
+    core_checks.check_muon(device)
 
 
 def test_muon_in_bfloat16_is_near():
@@ -170,7 +170,7 @@ def test_muon_resumes_from_its_state_dict():
 
 
 def test_ema_equals_its_formula(device):
-    checks.check_ema(device)
+    core_checks.check_ema(device)
 
 
 def test_gamma_one_freezes_the_target(device):
@@ -188,7 +188,7 @@ def test_the_online_network_does_not_move(device):
 
 
 def test_the_target_moves_after_the_step_and_towards_its_result(device):
-    checks.check_target_follows_step(device)
+    core_checks.check_target_follows_step(device)
 
 
 def test_gamma_schedule():
@@ -200,7 +200,7 @@ def test_gamma_schedule():
 
 
 def test_learning_rate_warms_up_and_anneals():
-    checks.check_schedule()
+    core_checks.check_schedule()
 
 
 def test_no_warm_up_starts_at_the_peak():

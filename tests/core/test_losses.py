@@ -2,11 +2,11 @@
 
 import math
 
-import checks
+import core_checks
 import pytest
 import torch
 import torch.nn.functional as F
-from checks import array, units
+from core_checks import array, units
 from scipy.special import rel_entr, softmax
 from torch.testing import assert_close
 
@@ -15,7 +15,7 @@ from semppl_mini import losses
 
 @pytest.mark.parametrize("name", ["negatives", "logits", "nce", "kl", "kl_gradient"])
 def test_equals_a_loop(name, device):
-    getattr(checks, f"check_{name}")(device)
+    getattr(core_checks, f"check_{name}")(device)
 
 
 def negatives(batch, n, seed=0):
@@ -135,7 +135,7 @@ def test_one_large_view_has_no_invariance(device):
 
 @pytest.mark.parametrize("detach", ["argument", "entropy"])
 def test_which_part_of_the_kl_has_a_gradient(detach, device):
-    checks.check_kl_gradient(device, detach)
+    core_checks.check_kl_gradient(device, detach)
 
 
 def test_the_two_forms_differ_in_gradient_only(device):

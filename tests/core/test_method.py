@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from checks import differing, tiny, tiny_data, weights
+from core_checks import differing, tiny, tiny_data, weights
 from torch import nn
 from torch.testing import assert_close
 

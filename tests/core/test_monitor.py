@@ -1,9 +1,9 @@
 """What a run reports about itself, counted in loops over images."""
 
-import checks
+import core_checks
 import pytest
 import torch
-from checks import random
+from core_checks import random
 
 from semppl_mini import monitor
 
@@ -76,4 +76,4 @@ def test_it_gives_no_gradient_and_changes_nothing(device):
     before = {name: x.clone() for name, x in seen.items()}
     for value in monitor.count(seen, labels, truth).values():
         assert not any(x.requires_grad for x in value)
-    assert not checks.differing(before, seen)
+    assert not core_checks.differing(before, seen)

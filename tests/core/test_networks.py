@@ -3,11 +3,11 @@
 import copy
 from types import SimpleNamespace
 
-import checks
+import core_checks
 import numpy as np
 import pytest
 import torch
-from checks import differing, random, tiny, tiny_data, weights
+from core_checks import differing, random, tiny, tiny_data, weights
 from torch import nn
 from torch.testing import assert_close
 from torchvision.models import resnet18, resnet50
@@ -109,7 +109,7 @@ def test_selective_kernels_need_bottlenecks():
 
 
 def test_a_block_with_selective_kernels_is_numpys(device):
-    checks.check_selective_kernels(device)
+    core_checks.check_selective_kernels(device)
 
 
 def same_loop(x, k, stride, reduce):
@@ -131,11 +131,11 @@ def test_padding_same_is_tensorflows(height, width):
     encoder, x = ResNet((1, 1), 8, **IMAGENET, padding="same").double(), random(2, 3, height, width).double() - 0.9
 
     def convolved(layer):
-        weight = checks.array(layer.weight)
+        weight = core_checks.array(layer.weight)
         return lambda x, i, j: np.einsum("bihw,oihw->bo", x, weight[:, :, i : i + x.shape[2], j : j + x.shape[3]])
 
     def agree(layer, x, *window):
-        assert_close(layer(x), torch.from_numpy(same_loop(checks.array(x), *window)))
+        assert_close(layer(x), torch.from_numpy(same_loop(core_checks.array(x), *window)))
 
     y, second = random(2, 16, height, width).double(), encoder.stages[1].conv2
     agree(encoder.stem[0], x, 7, 2, convolved(encoder.stem[0]))
@@ -240,11 +240,11 @@ AIRBENCH = {"backbone": "airbench", "small_size": 9, "optimizer": "muon", "lr": 
 
 
 def test_airbench_is_numpys(device):
-    checks.check_airbench(device)
+    core_checks.check_airbench(device)
 
 
 def test_whitening_is_numpys(device):
-    checks.check_whitening(device)
+    core_checks.check_whitening(device)
 
 
 def test_airbench_has_the_sizes_of_its_docstring():
@@ -274,7 +274,7 @@ def test_whitening_of_flat_images_is_exact(std, white):
     config, images = tiny(std=(std, std, std)), torch.zeros(7, 3, 64, 64, dtype=torch.uint8)
     images[:white] = 255
     W = filters(ImageSet(images, *3 * [torch.arange(7)]), config)[:12].flatten(1)
-    p = torch.from_numpy(checks.patches_of(images, config.mean, config.std))
+    p = torch.from_numpy(core_checks.patches_of(images, config.mean, config.std))
     assert_close(W @ (p.T @ p / len(p) + 5e-4 * torch.eye(12)) @ W.T, torch.eye(12).double(), rtol=0, atol=1e-2)
 
 

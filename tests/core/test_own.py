@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from checks import differing, random, tiny, tiny_data, weights
+from core_checks import differing, random, tiny, tiny_data, weights
 from torch import nn
 from torchvision.models import resnet18
 from torchvision.transforms import v2

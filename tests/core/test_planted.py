@@ -9,7 +9,7 @@ import copy
 import functools
 
 import carp_checks
-import checks
+import core_checks
 import ifnd_checks
 import pytest
 import torch
@@ -49,27 +49,27 @@ def planted(check, owner, name):
 # ---- votes
 
 
-@planted(checks.check_majority, pseudo_labels, "majority")
+@planted(core_checks.check_majority, pseudo_labels, "majority")
 def ties_ignore_the_cosine(right):
     return lambda labels, weights, C: right(labels, torch.ones_like(weights), C)
 
 
-@planted(checks.check_majority, pseudo_labels, "majority")
+@planted(core_checks.check_majority, pseudo_labels, "majority")
 def abstentions_vote_as_in_torch_mode(right):
     return lambda labels, weights, C: (labels.mode(-1).values, right(labels, weights, C)[1])
 
 
-@planted(checks.check_vote, pseudo_labels, "neighbours")
+@planted(core_checks.check_vote, pseudo_labels, "neighbours")
 def empty_slots_are_asked(right):
     return lambda o, keys, labels, k, mb=256: right(o, keys, torch.zeros_like(labels), k, mb)
 
 
-@planted(checks.check_vote, pseudo_labels, "neighbours")
+@planted(core_checks.check_vote, pseudo_labels, "neighbours")
 def the_farthest_neighbours_are_asked(right):
     return lambda o, keys, labels, k, mb=256: right(-o, keys, labels, k, mb)
 
 
-@planted(checks.check_objective, semppl, "vote")
+@planted(core_checks.check_objective, semppl, "vote")
 def only_the_first_queue_is_asked(right):
     def wrong(o, keys, *rest):
         return right(o, keys[:1].expand_as(keys), *rest)
@@ -77,7 +77,7 @@ def only_the_first_queue_is_asked(right):
     return wrong
 
 
-@planted(checks.check_objective, SemPPL, "forward")
+@planted(core_checks.check_objective, SemPPL, "forward")
 def targets_ask_instead_of_predictions(right):
     def wrong(self, x, batch, draws):
         twin = copy.deepcopy(self)
@@ -88,7 +88,7 @@ def targets_ask_instead_of_predictions(right):
     return wrong
 
 
-@planted(checks.check_objective, torch, "where")
+@planted(core_checks.check_objective, torch, "where")
 def labelled_rows_take_the_vote_too(right):
     """y_bar = where(labels >= 0, labels, voted) always takes its second choice."""
 
@@ -102,12 +102,12 @@ def labelled_rows_take_the_vote_too(right):
 # ---- queue and semantic positives
 
 
-@planted(checks.check_queue, LabelledQueue, "enqueue")
+@planted(core_checks.check_queue, LabelledQueue, "enqueue")
 def unlabelled_rows_enter_the_queue(right):
     return lambda self, t, y, ids: right(self, t, y.clamp(min=0), ids)
 
 
-@planted(checks.check_queue, LabelledQueue, "enqueue")
+@planted(core_checks.check_queue, LabelledQueue, "enqueue")
 def the_pointer_does_not_move(right):
     def wrong(self, t, y, ids):
         right(self, t, y, ids)
@@ -116,7 +116,7 @@ def the_pointer_does_not_move(right):
     return wrong
 
 
-@planted(checks.check_queue, LabelledQueue, "enqueue")
+@planted(core_checks.check_queue, LabelledQueue, "enqueue")
 def the_tail_of_a_batch_is_dropped_at_the_end_of_the_queue(right):
     def wrong(self, t, y, ids):
         place = int(self.pointer) + (y >= 0).cumsum(0) - 1
@@ -125,12 +125,12 @@ def the_tail_of_a_batch_is_dropped_at_the_end_of_the_queue(right):
     return wrong
 
 
-@planted(checks.check_objective, LabelledQueue, "enqueue")
+@planted(core_checks.check_objective, LabelledQueue, "enqueue")
 def every_queue_holds_the_first_view(right):
     return lambda self, t, y, ids: right(self, t[:1].expand_as(t), y, ids)
 
 
-@planted(checks.check_positives, positives, "draw_positives")
+@planted(core_checks.check_positives, positives, "draw_positives")
 def semantic_positives_ignore_the_label(right):
     def wrong(labels, ids, y_bar, images, u, exclude_self):
         slots, valid = right(labels, ids, y_bar, images, u, exclude_self)
@@ -139,17 +139,17 @@ def semantic_positives_ignore_the_label(right):
     return wrong
 
 
-@planted(checks.check_positives, positives, "draw_positives")
+@planted(core_checks.check_positives, positives, "draw_positives")
 def an_image_may_be_its_own_semantic_positive(right):
     return lambda labels, ids, y_bar, images, u, exclude_self: right(labels, ids, y_bar, images, u, False)
 
 
-@planted(checks.check_positives, positives, "draw_positives")
+@planted(core_checks.check_positives, positives, "draw_positives")
 def the_first_entry_is_drawn_too_often(right):
     return lambda labels, ids, y_bar, images, u, exclude: right(labels, ids, y_bar, images, u**2, exclude)
 
 
-@planted(checks.check_positives, positives, "draw_positives")
+@planted(core_checks.check_positives, positives, "draw_positives")
 def rows_without_any_entry_count_as_valid(right):
     return lambda *given: (right(*given)[0], torch.ones_like(right(*given)[1]))
 
@@ -157,12 +157,12 @@ def rows_without_any_entry_count_as_valid(right):
 # ---- losses
 
 
-@planted(checks.check_negatives, losses, "draw_negatives")
+@planted(core_checks.check_negatives, losses, "draw_negatives")
 def negatives_may_be_the_row_itself(right):
     return lambda B, n, g: torch.stack([torch.randperm(B, generator=g)[:n] for _ in range(B)])
 
 
-@planted(checks.check_negatives, losses, "draw_negatives")
+@planted(core_checks.check_negatives, losses, "draw_negatives")
 def negatives_are_drawn_with_replacement(right):
     def wrong(B, n, g):
         return (torch.arange(B)[:, None] + 1 + torch.randint(B - 1, (B, n), generator=g)) % B
@@ -170,22 +170,22 @@ def negatives_are_drawn_with_replacement(right):
     return wrong
 
 
-@planted(checks.check_negatives, losses, "draw_negatives")
+@planted(core_checks.check_negatives, losses, "draw_negatives")
 def negatives_are_the_next_rows_each_time(right):
     return lambda B, n, g: (torch.arange(B)[:, None] + 1 + torch.arange(n)) % B
 
 
-@planted(checks.check_logits, losses, "logits")
+@planted(core_checks.check_logits, losses, "logits")
 def the_temperature_multiplies(right):
     return lambda o, t, negatives, tau: right(o, t, negatives, 1 / tau)
 
 
-@planted(checks.check_logits, losses, "logits")
+@planted(core_checks.check_logits, losses, "logits")
 def negatives_are_predictions_instead_of_targets(right):
     return lambda o, t, negatives, tau: right(t, o, negatives, tau).transpose(0, 1)
 
 
-@planted(checks.check_objective, losses, "logits")
+@planted(core_checks.check_objective, losses, "logits")
 def every_pair_has_its_own_negatives(right):
     """The candidates of p_ij and p_ji no longer align: view i moves on by i rows."""
 
@@ -201,13 +201,13 @@ def every_pair_has_its_own_negatives(right):
     return wrong
 
 
-@planted(checks.check_objective, losses, "logits")
+@planted(core_checks.check_objective, losses, "logits")
 def an_image_is_its_own_negative(right):
     """A labelled image that stands twice in a batch pushes itself away."""
     return lambda o, t, negatives, tau, ids, first: right(o, t, negatives, tau, None, first)
 
 
-@planted(checks.check_objective, losses, "semantic_logits")
+@planted(core_checks.check_objective, losses, "semantic_logits")
 def the_image_stays_among_the_semantic_candidates(right):
     def wrong(o, z, a, tau):
         return torch.cat([right(o, z, a, tau), a[..., None, :1].expand(*a.shape[:3], z.shape[2], 1)], -1)
@@ -215,17 +215,17 @@ def the_image_stays_among_the_semantic_candidates(right):
     return wrong
 
 
-@planted(checks.check_nce, losses, "masked_mean")
+@planted(core_checks.check_nce, losses, "masked_mean")
 def invalid_rows_dilute_the_mean(right):
     return lambda x, valid: right(x if valid is None else torch.where(valid, x, 0), None)
 
 
-@planted(checks.check_kl, losses, "invariance")
+@planted(core_checks.check_kl, losses, "invariance")
 def the_kl_has_the_wrong_sign(right):
     return lambda *given, **options: -right(*given, **options)
 
 
-@planted(checks.check_kl, losses, "invariance")
+@planted(core_checks.check_kl, losses, "invariance")
 def the_kl_is_its_value_at_the_positive(right):
     """Not the expectation over all candidates: log p_ij - log p_ji of the positive alone."""
 
@@ -236,7 +236,7 @@ def the_kl_is_its_value_at_the_positive(right):
     return wrong
 
 
-@planted(checks.check_kl, losses, "invariance")
+@planted(core_checks.check_kl, losses, "invariance")
 def a_view_is_compared_with_itself_too(right):
     def wrong(a, valid=None, detach="argument"):
         return right(a, valid, detach) * (len(a) - 1) / len(a)  # i = j adds zeros to the mean
@@ -250,7 +250,7 @@ def mean_over_pairs(log_p, log_q):
     return kl.sum() / (kl.numel() - kl.numel() // len(kl))  # i = j adds zeros
 
 
-@planted(checks.check_kl_gradient, losses, "invariance")
+@planted(core_checks.check_kl_gradient, losses, "invariance")
 def the_gradient_flows_through_the_first_argument(right):
     def wrong(a, valid=None, detach="argument"):
         log_p = a.log_softmax(-1)
@@ -259,7 +259,7 @@ def the_gradient_flows_through_the_first_argument(right):
     return wrong
 
 
-@planted(checks.check_kl_gradient, losses, "invariance")
+@planted(core_checks.check_kl_gradient, losses, "invariance")
 def the_arguments_of_the_kl_are_swapped(right):
     """The value, a mean over ordered pairs, stays; the gradient flows through the wrong argument."""
 
@@ -273,17 +273,17 @@ def the_arguments_of_the_kl_are_swapped(right):
 # ---- target, optimizer, schedule
 
 
-@planted(checks.check_ema, optim, "ema_update")
+@planted(core_checks.check_ema, optim, "ema_update")
 def the_target_is_a_copy(right):
     return lambda target, online, gamma: right(target, online, 0.0)
 
 
-@planted(checks.check_ema, optim, "ema_update")
+@planted(core_checks.check_ema, optim, "ema_update")
 def gamma_is_swapped(right):
     return lambda target, online, gamma: right(target, online, 1 - gamma)
 
 
-@planted(checks.check_target_follows_step, SemPPL, "before_step")
+@planted(core_checks.check_target_follows_step, SemPPL, "before_step")
 def the_target_moves_before_the_step(right):
     def wrong(self, progress):
         SemPPL.after_step(self, progress)
@@ -292,12 +292,12 @@ def the_target_moves_before_the_step(right):
     return wrong
 
 
-@planted(checks.check_target_follows_step, SemPPL, "after_step")
+@planted(core_checks.check_target_follows_step, SemPPL, "after_step")
 def the_target_never_moves(right):
     return lambda self, progress: None
 
 
-@planted(checks.check_target_follows_step, method, "ema_update")
+@planted(core_checks.check_target_follows_step, method, "ema_update")
 def the_projector_has_no_average(right):
     def wrong(target, online, gamma):
         if not isinstance(target, torch.nn.Sequential):
@@ -306,17 +306,17 @@ def the_projector_has_no_average(right):
     return wrong
 
 
-@planted(checks.check_lars, lars, "param_groups")
+@planted(core_checks.check_lars, lars, "param_groups")
 def lars_adapts_biases_and_batch_norm(right):
     return lambda *modules: [{**group, "exclude": False} for group in right(*modules)]
 
 
-@planted(checks.check_lars, lars, "param_groups")
+@planted(core_checks.check_lars, lars, "param_groups")
 def lars_excludes_every_parameter(right):
     return lambda *modules: [{**group, "exclude": True} for group in right(*modules)]
 
 
-@planted(checks.check_lars, lars.LARS, "step")
+@planted(core_checks.check_lars, lars.LARS, "step")
 def lars_decays_after_the_adaptation(right):
     """Decay outside the norm: w loses lr wd w beside the adapted step."""
 
@@ -331,17 +331,17 @@ def lars_decays_after_the_adaptation(right):
     return wrong
 
 
-@planted(checks.check_lars, lars, "trust_ratio")
+@planted(core_checks.check_lars, lars, "trust_ratio")
 def lars_has_no_trust_ratio(right):
     return lambda w, u, eta: torch.ones(())
 
 
-@planted(checks.check_schedule, optim, "lr_at")
+@planted(core_checks.check_schedule, optim, "lr_at")
 def no_warm_up(right):
     return lambda config, epoch: right(config.replace(warmup_epochs=0), epoch)
 
 
-@planted(checks.check_schedule, optim, "lr_at")
+@planted(core_checks.check_schedule, optim, "lr_at")
 def the_rate_is_not_scaled_with_the_batch(right):
     return lambda config, epoch: right(config, epoch) * 256 / config.batch_size
 
@@ -349,12 +349,12 @@ def the_rate_is_not_scaled_with_the_batch(right):
 # ---- views
 
 
-@planted(checks.check_hue, views, "hue")
+@planted(core_checks.check_hue, views, "hue")
 def hue_turns_the_other_way(right):
     return lambda x, f: right(x, -f)
 
 
-@planted(checks.check_crop, pixels, "resize_matrix")
+@planted(core_checks.check_crop, pixels, "resize_matrix")
 def crops_are_not_antialiased(right):
     def wrong(start, length, size, inner, flip=None, *_):
         out = torch.arange(size, device=start.device).view(1, -1, 1).expand(len(start), -1, 1)
@@ -367,7 +367,7 @@ def crops_are_not_antialiased(right):
     return wrong
 
 
-@planted(checks.check_crop, pixels, "resize_matrix")
+@planted(core_checks.check_crop, pixels, "resize_matrix")
 def crops_see_beyond_their_box(right):
     def wrong(start, length, size, inner, flip=None, *_):
         scale = (length / size).view(-1, 1, 1)
@@ -380,7 +380,7 @@ def crops_see_beyond_their_box(right):
     return wrong
 
 
-@planted(checks.check_blur, views, "blur")
+@planted(core_checks.check_blur, views, "blur")
 def blur_is_not_normalised(right):
     def wrong(x, sigma, apply, kernel):
         return torch.where(apply.view(-1, 1, 1, 1), 0.97, 1.0) * right(x, sigma, apply, kernel)
@@ -388,22 +388,22 @@ def blur_is_not_normalised(right):
     return wrong
 
 
-@planted(checks.check_blur, views, "blur")
+@planted(core_checks.check_blur, views, "blur")
 def one_sigma_blurs_the_whole_batch(right):
     return lambda x, sigma, apply, kernel: right(x, sigma[:1].expand_as(sigma), apply, kernel)
 
 
-@planted(checks.check_jitter, views, "jitter")
+@planted(core_checks.check_jitter, views, "jitter")
 def jitter_has_one_order(right):
     return lambda x, factors, order: right(x, factors, order[:1].expand_as(order))
 
 
-@planted(checks.check_whole_view, views, "mask_background")
+@planted(core_checks.check_whole_view, views, "mask_background")
 def the_foreground_is_masked(right):
     return lambda x, mask, apply: right(x, 1 - mask, apply)
 
 
-@planted(checks.check_whole_view, views, "greyscale")
+@planted(core_checks.check_whole_view, views, "greyscale")
 def greyscale_is_forgotten(right):
     return lambda x, apply: x
 
@@ -411,7 +411,7 @@ def greyscale_is_forgotten(right):
 # ---- networks
 
 
-@planted(checks.check_selective_kernels, resnets.SelectiveKernel, "forward")
+@planted(core_checks.check_selective_kernels, resnets.SelectiveKernel, "forward")
 def kernels_are_not_selected(right):
     def wrong(self, x):
         u = self.branches(x).chunk(2, 1)
@@ -420,17 +420,17 @@ def kernels_are_not_selected(right):
     return wrong
 
 
-@planted(checks.check_selective_kernels, resnets, "_pool")
+@planted(core_checks.check_selective_kernels, resnets, "_pool")
 def shortcuts_count_pixels_beyond_the_edge(right):
     return lambda stride: torch.nn.Sequential(torch.nn.ZeroPad2d((0, 1, 0, 1)), torch.nn.AvgPool2d(2, stride))
 
 
-@planted(checks.check_memory, memory, "buffers_kept")
+@planted(core_checks.check_memory, memory, "buffers_kept")
 def recomputation_updates_running_statistics_again(right):
     return lambda network: contextlib.nullcontext()
 
 
-@planted(checks.check_memory, memory, "in_parts")
+@planted(core_checks.check_memory, memory, "in_parts")
 def only_the_last_part_has_a_gradient(right):
     def wrong(network, x, n):
         z = right(network, x, n)
@@ -440,7 +440,7 @@ def only_the_last_part_has_a_gradient(right):
     return wrong
 
 
-@planted(checks.check_memory, memory, "in_parts")
+@planted(core_checks.check_memory, memory, "in_parts")
 def parts_are_normalised_by_the_whole_batch(right):
     return lambda network, x, n: right(network, x, 1)
 
@@ -448,7 +448,7 @@ def parts_are_normalised_by_the_whole_batch(right):
 # ---- hidden labels
 
 
-@planted(checks.check_hidden, batches.Batches, "place")
+@planted(core_checks.check_hidden, batches.Batches, "place")
 def hidden_labels_leak_into_y_bar(right):
     def wrong(self, ready):
         x, batch, draws = right(self, ready)
@@ -457,7 +457,7 @@ def hidden_labels_leak_into_y_bar(right):
     return wrong
 
 
-@planted(checks.check_hidden, batches.Batches, "place")
+@planted(core_checks.check_hidden, batches.Batches, "place")
 def hidden_labels_leak_into_the_queue(right):
     def wrong(self, ready):
         x, batch, draws = right(self, ready)
@@ -718,17 +718,17 @@ def batch_statistics_are_of_each_view_alone(right):
 # ---- airbench and Muon
 
 
-@planted(checks.check_muon, muon, "orthogonal")
+@planted(core_checks.check_muon, muon, "orthogonal")
 def muon_steps_by_the_gradient_itself(right):
     return lambda u, **more: u / u.norm()
 
 
-@planted(checks.check_muon, muon, "orthogonal")
+@planted(core_checks.check_muon, muon, "orthogonal")
 def muon_takes_two_steps_of_newton_and_schulz(right):
     return lambda u, **more: right(u, steps=2)
 
 
-@planted(checks.check_muon, muon.Muon, "_turn")
+@planted(core_checks.check_muon, muon.Muon, "_turn")
 def muon_forgets_its_momentum(right):
     def wrong(self, w, lr):
         self.state[w]["momentum"].zero_()
@@ -737,7 +737,7 @@ def muon_forgets_its_momentum(right):
     return wrong
 
 
-@planted(checks.check_muon, muon.Muon, "_turn")
+@planted(core_checks.check_muon, muon.Muon, "_turn")
 def muon_lets_the_norm_grow(right):
     def wrong(self, w, lr):
         norm = w.norm()
@@ -747,7 +747,7 @@ def muon_lets_the_norm_grow(right):
     return wrong
 
 
-@planted(checks.check_whitening, networks, "begin")
+@planted(core_checks.check_whitening, networks, "begin")
 def the_target_is_not_whitened(right):
     def wrong(method, images, config):
         kept = copy.deepcopy(method.target)
@@ -757,17 +757,17 @@ def the_target_is_not_whitened(right):
     return wrong
 
 
-@planted(checks.check_whitening, airbench, "normalise")
+@planted(core_checks.check_whitening, airbench, "normalise")
 def patches_are_not_normalised(right):
     return lambda x, mean, std: x
 
 
-@planted(checks.check_whitening, torch.linalg, "eigh")
+@planted(core_checks.check_whitening, torch.linalg, "eigh")
 def spreads_are_not_squared(right):
     return lambda moment: (right(moment)[0] ** 2, right(moment)[1])
 
 
-@planted(checks.check_airbench, networks.Encoder, "forward")
+@planted(core_checks.check_airbench, networks.Encoder, "forward")
 def the_stem_has_no_gelu(right):
     def wrong(self, x):
         for layer in (self.stem[0], *self.stages):

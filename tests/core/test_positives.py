@@ -1,14 +1,14 @@
 """Semantic positives: uniform over the queue entries of the (pseudo-)label, never the image itself."""
 
-import checks
+import core_checks
 import torch
-from checks import random
+from core_checks import random
 
 from semppl_mini.positives import draw_positives
 
 
 def test_draws_are_uniform_over_the_allowed_entries(device):
-    checks.check_positives(device)
+    core_checks.check_positives(device)
 
 
 def test_draws_in_a_large_queue(device):

@@ -1,14 +1,14 @@
 """The queue of labelled embeddings: a FIFO of any capacity, against a loop that writes row by row."""
 
-import checks
+import core_checks
 import torch
-from checks import units
+from core_checks import units
 
 from semppl_mini.queue import LabelledQueue
 
 
 def test_fifo_equals_a_loop_for_any_capacity_and_batch(device):
-    checks.check_queue(device)
+    core_checks.check_queue(device)
 
 
 def test_more_labelled_rows_than_capacity_keep_the_last(device):

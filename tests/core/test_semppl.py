@@ -3,11 +3,11 @@
 import copy
 import dataclasses
 
-import checks
+import core_checks
 import pytest
 import torch
 import torch.nn.functional as F
-from checks import array, random, step_inputs, tiny, units
+from core_checks import array, random, step_inputs, tiny, units
 from torch.testing import assert_close
 
 from semppl_mini import SemPPL, losses
@@ -16,7 +16,7 @@ from semppl_mini.rng import INIT, generator
 
 
 def test_objective_equals_loops_over_all_24_pairs(device):
-    checks.check_objective(device)
+    core_checks.check_objective(device)
 
 
 def test_without_alpha_lambda_and_small_views_it_is_plain_infonce(device):
@@ -78,7 +78,7 @@ def test_fewer_voting_views_make_fewer_votes(device):
     _, seen = method(*step_inputs(config, 4, 0, device))
     assert seen["votes"].shape == (16, 4)
     o, keys = units(3, 16, 8).to(device), method.queue.keys
-    votes = checks.vote_loop(array(o[:2]), array(keys[:2]), array(method.queue.labels), 1)
+    votes = core_checks.vote_loop(array(o[:2]), array(keys[:2]), array(method.queue.labels), 1)
     assert method.vote(o)[1].tolist() == votes[1].tolist()
 
 

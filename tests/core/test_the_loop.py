@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from checks import differing, tiny, tiny_data, weights
+from core_checks import differing, tiny, tiny_data, weights
 
 from semppl_mini import SemPPL, fit, relatives
 from semppl_mini.batches import epoch_order

@@ -3,10 +3,10 @@
 import itertools
 import json
 
-import checks
+import core_checks
 import pytest
 import torch
-from checks import differing, tiny, tiny_data, weights, with_train
+from core_checks import differing, tiny, tiny_data, weights, with_train
 from torch.testing import assert_close
 
 from semppl_mini import SemPPL, batches, fit, keeping, load_run, optim, rng, semppl
@@ -138,7 +138,7 @@ def test_the_saved_encoder_is_a_plain_state_dict_with_clean_keys(run):
     assert {name.split(".")[0] for name in state} == {"stem", "stages"}
     encoder = ResNet(BLOCKS["narrow"], 8, 2)
     encoder.load_state_dict(state)
-    x = checks.random(3, 3, 16, 16)
+    x = core_checks.random(3, 3, 16, 16)
     assert_close(encoder.eval()(x), run.method.encoder.eval()(x))
     run.method.encoder.train()
 

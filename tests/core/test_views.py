@@ -6,10 +6,10 @@ import itertools
 import sys
 from pathlib import Path
 
-import checks
+import core_checks
 import pytest
 import torch
-from checks import one_by_one, pictures, random, tiny
+from core_checks import one_by_one, pictures, random, tiny
 from torch.testing import assert_close
 from torchvision.transforms.v2 import functional as TF
 
@@ -25,12 +25,12 @@ OPERATIONS = ("crop", "hue", "jitter", "blur", "solarize", "mask_background", "w
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_operation_equals_torchvision(name, device):
-    getattr(checks, f"check_{name}")(device)
+    getattr(core_checks, f"check_{name}")(device)
 
 
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
 def test_colour_operation_equals_torchvision(name, device):
-    checks.check_colour(device, name, getattr(TF, f"adjust_{name}"))
+    core_checks.check_colour(device, name, getattr(TF, f"adjust_{name}"))
 
 
 def check_bicubic(device):

@@ -1,19 +1,19 @@
 """Pseudo-labels: nearest neighbours, L x L votes, majority with its tie-break."""
 
-import checks
+import core_checks
 import pytest
 import torch
-from checks import units
+from core_checks import units
 
 from semppl_mini import votes as pseudo_labels
 
 
 def test_majority_equals_a_loop(device):
-    checks.check_majority(device)
+    core_checks.check_majority(device)
 
 
 def test_votes_equal_a_loop(device):
-    checks.check_vote(device)
+    core_checks.check_vote(device)
 
 
 def test_four_views_and_four_queues_make_sixteen_votes(device):

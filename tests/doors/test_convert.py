@@ -15,7 +15,7 @@ import numpy as np
 import official
 import pytest
 import torch
-from checks import tiny_data
+from core_checks import tiny_data
 from official import Flat, array, pickled, text, written
 from torch.testing import assert_close
 

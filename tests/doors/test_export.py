@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from checks import random, tiny, tiny_data
+from core_checks import random, tiny, tiny_data
 from torch import nn
 
 import semppl_mini as s

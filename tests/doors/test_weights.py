@@ -6,7 +6,7 @@ from collections import OrderedDict
 import pytest
 import torch
 import torchvision
-from checks import random, tiny, tiny_data
+from core_checks import random, tiny, tiny_data
 from torch import nn
 
 from semppl_mini import SemPPL, fit

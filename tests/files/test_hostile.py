@@ -42,7 +42,7 @@ from archives import (
     write_folder,
     write_tar,
 )
-from checks import CLASSES, parts
+from core_checks import CLASSES, parts
 from hypothesis import HealthCheck, configuration, given, settings
 from hypothesis import strategies as st
 from PIL import Image

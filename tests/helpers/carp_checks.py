@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from checks import array, joint, step_inputs, tiny, units
+from core_checks import array, joint, step_inputs, tiny, units
 from torch.testing import assert_close
 
 from semppl_mini.lars import LARS, param_groups

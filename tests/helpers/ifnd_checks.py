@@ -8,7 +8,7 @@ import itertools
 
 import numpy as np
 import torch
-from checks import array, joint, log_softmax, random, step_inputs, tiny, units
+from core_checks import array, joint, log_softmax, random, step_inputs, tiny, units
 
 from semppl_mini.method import Batch, Draws
 from semppl_mini.relatives import ifnd

@@ -16,7 +16,7 @@ import torch
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parent)]
 
 from bare import Bare  # noqa: E402
-from checks import random, tiny, tiny_data  # noqa: E402
+from core_checks import random, tiny, tiny_data  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.testing import assert_close  # noqa: E402
 from torch.utils._pytree import tree_map_only  # noqa: E402

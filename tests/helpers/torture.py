@@ -28,7 +28,7 @@ import warnings
 from pathlib import Path
 
 import torch
-from checks import differing, tiny, tiny_data
+from core_checks import differing, tiny, tiny_data
 from PIL import Image
 from processes import gone, running, workers_of
 

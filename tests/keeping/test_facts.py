@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from checks import tiny, tiny_data
+from core_checks import tiny, tiny_data
 from torch.testing import assert_close
 
 from semppl_mini import fit, load_run, presets

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torture
-from checks import tiny_data
+from core_checks import tiny_data
 from jupyter_client import KernelManager
 from processes import steps_logged, wait_for_steps
 from torture import SMALL
@@ -117,7 +117,7 @@ def test_kill_by_a_full_disk_leaves_the_last_good_checkpoint(whole, tmp_path):
 
 STOP_A_NOTEBOOK = """
 import semppl_mini as s
-from checks import tiny, tiny_data
+from core_checks import tiny, tiny_data
 config = tiny(epochs=2000)
 run = s.fit(config, tiny_data(), progress=False, callbacks=[lambda run, record: print(record["epoch"], flush=True)])
 """

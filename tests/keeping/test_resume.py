@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from checks import differing, tiny, tiny_data, weights, with_train
+from core_checks import differing, tiny, tiny_data, weights, with_train
 from processes import gone, running
 from torch.testing import assert_close
 from torture import ended, unequal, untimed

@@ -10,7 +10,7 @@ import os
 import parity
 import pytest
 import torch
-from checks import differing, random, tiny, weights
+from core_checks import differing, random, tiny, weights
 from torch.testing import assert_close
 
 from semppl_mini import Data, evaluate, fit, load_run

@@ -2,10 +2,10 @@
 
 import copy
 
-import checks
+import core_checks
 import pytest
 import torch
-from checks import learn, random, tiny, two_networks
+from core_checks import learn, random, tiny, two_networks
 from torch import nn
 from torch.testing import assert_close
 
@@ -15,7 +15,7 @@ from semppl_mini.recipes.resnets import bottleneck, sk_bottleneck
 
 
 def test_parts_are_grad_caches_with_their_own_batch_norm():
-    checks.check_memory("cpu")
+    core_checks.check_memory("cpu")
 
 
 def test_recomputed_blocks_change_nothing():
@@ -94,7 +94,7 @@ def test_autocast_changes_no_gradient_by_parts_or_blocks():
         with torch.autocast("cpu", torch.bfloat16):
             parts = x.chunk(3) if recompute is None else [x]
             z = torch.cat([in_parts(network, part, 3 // len(parts)) for part in parts])
-        checks.whole_loss(z.float()).backward()
+        core_checks.whole_loss(z.float()).backward()
         results.append([z, *(p.grad for p in network.parameters()), *network.buffers()])
     for kept, *others in zip(*results, strict=True):
         assert all(torch.equal(kept, other) for other in others)

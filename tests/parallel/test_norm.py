@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from checks import random, tiny
+from core_checks import random, tiny
 from processes import by_two
 from torch import nn
 from torch.testing import assert_close

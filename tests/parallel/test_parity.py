@@ -7,7 +7,7 @@ import sys
 import parity
 import pytest
 import torch
-from checks import tiny
+from core_checks import tiny
 from parity import CHANGES, RELATIVES, STRICT, agree
 from torch.testing import assert_close
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from checks import random
+from core_checks import random
 
 from semppl_mini.parallel import first_at_least, largest
 

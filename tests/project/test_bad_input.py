@@ -22,7 +22,7 @@ import papermill
 import pytest
 import torch
 from archives import cifar_files, encode, flowers, images, special, write_folder, write_tar
-from checks import CLASSES, parts, tiny, tiny_data, with_train
+from core_checks import CLASSES, parts, tiny, tiny_data, with_train
 from measures import measure
 
 import semppl_mini as s

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from bare import Bare
-from checks import array, differing, hidden_permuted, step_inputs, tiny, tiny_data, units, weights
+from core_checks import array, differing, hidden_permuted, step_inputs, tiny, tiny_data, units, weights
 from scipy import stats
 
 import semppl_mini as s

@@ -111,6 +111,13 @@ def test_methods_answer_for_themselves():
                 assert "method" not in ast.unparse(node.args[0]).split("."), f"{path.name}: {ast.unparse(node)}"
 
 
+def test_no_two_files_that_are_imported_by_their_bare_name_share_it():
+    """Folders of scripts stand on one path in the tests: processes that these spawn would find the other file."""
+    names = [path.name for folder in ("notebooks", "scale", "data", "benchmarks", "docs", "tests/helpers")
+             for path in (ROOT / folder).glob("*.py")]  # fmt: skip
+    assert not sorted({name for name in names if names.count(name) > 1})
+
+
 # ---- without its checkout
 
 TWO_STEPS = """

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checks import tiny
+from core_checks import tiny
 from scipy.stats import t as student
 
 import semppl_mini as s

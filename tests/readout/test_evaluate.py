@@ -2,11 +2,11 @@
 
 import dataclasses
 
-import checks
+import core_checks
 import numpy as np
 import pytest
 import torch
-from checks import random, tiny, tiny_data, units, with_train
+from core_checks import random, tiny, tiny_data, units, with_train
 from sklearn import model_selection
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
@@ -125,9 +125,9 @@ def test_fine_tuning_sees_labelled_images_only():
     images, truth = data.train.images.clone(), data.train.truth.clone()
     images[hidden], truth[hidden] = 255 - images[hidden], 9 - truth[hidden]
     one, other = tuned(data).state_dict(), tuned(with_train(data, images=images, truth=truth)).state_dict()
-    assert not checks.differing(one, other)
+    assert not core_checks.differing(one, other)
     labels = torch.where(hidden, -1, 9 - data.train.labels)
-    assert checks.differing(one, tuned(with_train(data, labels=labels)).state_dict())
+    assert core_checks.differing(one, tuned(with_train(data, labels=labels)).state_dict())
 
 
 def test_fine_tuning_moves_a_copy_of_all_weights(device):
@@ -135,7 +135,7 @@ def test_fine_tuning_moves_a_copy_of_all_weights(device):
     encoder = untrained_encoder(config, tiny_data())
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     model = fine_tune(encoder, config, tiny_data(), 3)
-    assert not checks.differing(before, encoder.state_dict())
+    assert not core_checks.differing(before, encoder.state_dict())
     assert not any(torch.equal(p, before[name]) for name, p in model[0].named_parameters())
     assert not model.training and model[1].out_features == 10
 
@@ -167,8 +167,8 @@ def test_fine_tuning_learns_its_labels():
 def test_supervised_only_starts_from_the_untrained_encoder():
     config = tiny()
     still = dict(supervised(config, tiny_data(), 1, lr=0.0)[0].named_parameters())  # a step that moves nothing
-    assert not checks.differing(still, dict(untrained_encoder(config, tiny_data()).named_parameters()))
-    assert not checks.differing(
+    assert not core_checks.differing(still, dict(untrained_encoder(config, tiny_data()).named_parameters()))
+    assert not core_checks.differing(
         SemPPL(config, 10).encoder.state_dict(), untrained_encoder(config, tiny_data()).state_dict()
     )
 
@@ -196,7 +196,7 @@ def test_evaluate_reports_every_read_out_and_its_bank():
     assert few["knn20"] == knn_accuracy(x, bank.labels, q, data.test.truth, 20)
     both = evaluate(encoder, config, data, "val", tune_steps=1)
     assert set(both) == {*few, "fine_tuned"} and both["few_label"] == both["linear"]
-    assert not checks.differing(before, encoder.state_dict())
+    assert not core_checks.differing(before, encoder.state_dict())
 
 
 def test_read_outs_need_and_see_no_validation_image():
@@ -211,7 +211,7 @@ def test_read_outs_need_and_see_no_validation_image():
 def test_few_label_read_outs_do_not_depend_on_hidden_labels():
     config, data = tiny(), tiny_data()
     encoder = untrained_encoder(config, data)
-    one, other = (evaluate(encoder, config, d, tune_steps=1) for d in (data, checks.hidden_permuted(data)))
+    one, other = (evaluate(encoder, config, d, tune_steps=1) for d in (data, core_checks.hidden_permuted(data)))
     assert one == other
 
 
@@ -242,7 +242,7 @@ def test_inspect_shows_what_stands_behind_each_vote(large, voting):
         for v in range(4):
             found = report["neighbour_labels"][m, v].tolist()
             assert found == [label_of[i] for i in report["neighbour_ids"][m, v].tolist()]
-            vote = checks.majority_loop(found, report["cosine"][m, v].tolist())[0]
+            vote = core_checks.majority_loop(found, report["cosine"][m, v].tolist())[0]
             assert vote == report["votes"][m, v]
         agreeing = (report["votes"][m] == report["y_bar"][m]).float().mean()
         assert report["agreement"][m] == agreeing and report["y_bar"][m] in report["votes"][m]
@@ -255,4 +255,4 @@ def test_inspect_asks_a_set_for_whole_images_and_not_for_pixels_in_memory():
     config, some = tiny(), tiny_data().test.take(torch.arange(5))
     method = SemPPL(config, 10)
     files = type("Files", (), {"__len__": lambda self: 5, "ids": some.ids, "whole": staticmethod(some.whole)})()
-    assert not checks.differing(inspect(method, some), inspect(method, files)) and method.training
+    assert not core_checks.differing(inspect(method, some), inspect(method, files)) and method.training

@@ -14,7 +14,7 @@ import measures
 import numpy as np
 import pytest
 import torch
-from checks import CLASSES, parts, pictures, random, tiny, tiny_data, units
+from core_checks import CLASSES, parts, pictures, random, tiny, tiny_data, units
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 from sklearn.metrics import average_precision_score

@@ -6,7 +6,7 @@ import matplotlib.figure
 import numpy as np
 import pytest
 import torch
-from checks import differing, tiny, tiny_data, units, weights, with_train
+from core_checks import differing, tiny, tiny_data, units, weights, with_train
 from measures import measure, retrieval
 
 from semppl_mini import SemPPL, fit, knn_accuracy, linear_probe, plots, raw_pixel_accuracy

@@ -7,7 +7,7 @@ import carp_checks
 import pytest
 import torch
 from carp_checks import config_of, inputs, moved, one_hots
-from checks import differing, hidden_permuted, random, tiny_data, units, weights
+from core_checks import differing, hidden_permuted, random, tiny_data, units, weights
 from processes import by_two, step_of
 from torch.testing import assert_close
 

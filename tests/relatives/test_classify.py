@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from checks import tiny, tiny_data
+from core_checks import tiny, tiny_data
 from torch.testing import assert_close
 
 from semppl_mini import fit, load_run, relatives

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from checks import array, differing, hidden_permuted, joint, random, tiny, tiny_data, units, weights
+from core_checks import array, differing, hidden_permuted, joint, random, tiny, tiny_data, units, weights
 from ifnd_checks import compared, config_of, inputs, labelled, pieces
 from processes import by_two, step_of
 from torch.testing import assert_close
