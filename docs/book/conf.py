@@ -6,7 +6,6 @@ files, but for what is below: pages of source code, folders, the contents, docst
 """
 
 import importlib.util
-import json
 import os
 import re
 import sys
@@ -49,8 +48,6 @@ def contents(app, docname, source) -> None:
             source[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{listed}\n```\n"
     if docname == "README":
         source[0] = re.sub(r"<!-- badges -->.*<!-- badges end -->", "", source[0])  # pictures on other hosts
-    if docname.startswith("notebooks/"):
-        source[0] = source[0].replace(json.dumps("# NBVAL_CHECK_OUTPUT\n") + ",", "")  # for the tests alone
 
 
 def to_source(app, doctree) -> None:

@@ -83,11 +83,6 @@ def test_plumbing_and_solutions_are_folded(page, site):
     assert plumbing.is_visible() and answer.is_visible()
 
 
-@pytest.mark.parametrize("name", [name for name in PAGES if name.startswith("notebooks/")])
-def test_marks_for_the_tests_are_not_shown(name):
-    assert "NBVAL_CHECK_OUTPUT" not in (BOOK / name).read_text()
-
-
 def test_links_to_a_line_lead_to_its_words(page, site):
     """The title of such a link is in the line that it leads to."""
     opened(page, site, "docs/symbols.html")

@@ -28,7 +28,6 @@ import pictures  # noqa: E402
 
 PATHS = sorted(FOLDER.glob("[0-9]*.ipynb"))
 MACHINE_PATH = re.compile(r"/(home|root|work|tmp|Users)/|\b[A-Z]:\\\\")  # in JSON text a backslash is doubled
-CHECK = re.compile(r"^\s*#\s*NBVAL_CHECK_OUTPUT\s*$", re.MULTILINE)
 ASSERT = re.compile(r"^\s*assert\b|\bassert_\w+\(", re.MULTILINE)
 
 
@@ -109,9 +108,9 @@ def test_no_path_of_a_machine(notebook):
 
 
 def test_checks_itself(path, notebook):
-    checked = [cell for cell in code_cells(notebook) if CHECK.search(cell.source)]
+    checked = [cell for cell in code_cells(notebook) if "nbval-check-output" in cell.metadata.get("tags", [])]
     assert len(checked) >= 3
-    assert all(cell.outputs for cell in checked), "a cell marked NBVAL_CHECK_OUTPUT shows nothing to compare"
+    assert all(cell.outputs for cell in checked), "a cell tagged nbval-check-output shows nothing to compare"
     assert sum(len(ASSERT.findall(cell.source)) for cell in code_cells(notebook)) >= 3
 
 
