@@ -4,12 +4,16 @@
     torchrun --nproc-per-node 2 tests/helpers/parity.py OUT                    two
     PJRT_DEVICE=CPU CPU_NUM_DEVICES=4 python tests/helpers/parity.py OUT xla   one program on four XLA devices
 
-More arguments: bug=NAME plants one of `BUGS`; steps=N; watch=False; any field=value of a config.
+More arguments: bug=NAME plants one of `BUGS`; steps=N; watch=False; any field=value of a config. After a -- another
+case begins: several are written to OUT.0, OUT.1, and so on.
 """
 
 import os
 import sys
+from contextlib import ExitStack
+from itertools import groupby
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 
@@ -49,11 +53,19 @@ def agree(one, other, **tolerance):
 # ---- bugs of the distributed kind, to be noticed --------------------------------------------------------------------
 
 
+PLANTED = ExitStack()
+
+
+def exchange(place, name: str, wrong) -> None:
+    """Put another function in this place until PLANTED closes."""
+    PLANTED.enter_context(patch.object(place, name, wrong))
+
+
 def plant(name: str, wrong) -> None:
     """Exchange a function of `parallel` wherever a caller may look for it: at its door, and in its files."""
     for place in [module for path, module in sys.modules.items() if path.startswith("semppl_mini.parallel")]:
         if hasattr(place, name):
-            setattr(place, name, wrong)
+            exchange(place, name, wrong)
 
 
 def local_batch_norm():
@@ -71,7 +83,7 @@ def local_negatives():
         local = first + (row + 1 + (negatives - row - first - 1) % (b - 1)) % b
         return right(o, t, local, tau, ids, first)
 
-    losses.logits = wrong
+    exchange(losses, "logits", wrong)
 
 
 def summed_gradients():
@@ -92,14 +104,15 @@ def local_queue():
         finally:
             plant("gather", gather)
 
-    SemPPL.remember = wrong
+    exchange(SemPPL, "remember", wrong)
 
 
 def quartered_batch_norm():
     """As on four devices that each normalise their own quarter of the rows: batch norms see quarters of the batch."""
     for kind in (nn.BatchNorm1d, nn.BatchNorm2d):
         right = kind.forward
-        kind.forward = lambda self, x, right=right: torch.cat([right(self, part) for part in x.chunk(4)])
+        exchange(kind, "forward",
+                 lambda self, x, right=right: torch.cat([right(self, part) for part in x.chunk(4)]))  # fmt: skip
 
 
 def quartered_negatives():
@@ -112,7 +125,7 @@ def quartered_negatives():
         local = row // own * own + (row + 1 + (negatives - row - 1) % (own - 1)) % own
         return right(o, t, local, tau, ids, first)
 
-    losses.logits = wrong
+    exchange(losses, "logits", wrong)
 
 
 def fourfold_gradients():
@@ -180,17 +193,20 @@ def compilations() -> int:
 
 def main() -> None:
     out, *more = sys.argv[1:]
-    if "xla" in more:
-        parallel.start_xla()
-    else:
-        parallel.start()
-    options = dict(override(text) for text in more if text != "xla")
-    if bug := options.pop("bug", None):
-        next(plant for plant in BUGS if plant.__name__ == bug)()
-    record = run(options.pop("steps", 5), **options)
-    if parallel.rank() == 0:
-        torch.save(record | {"devices": int(os.environ.get("CPU_NUM_DEVICES", 1)) if "xla" in more else 1,
-                             "processes": parallel.size()}, out)  # fmt: skip
+    if xla := "xla" in more:
+        more.remove("xla")
+    (parallel.start_xla if xla else parallel.start)()
+    cases = [list(case) for between, case in groupby(more, "--".__eq__) if not between] or [[]]
+    for i, case in enumerate(cases):
+        options = dict(map(override, case))
+        with PLANTED:  # what a case exchanges is put right after it
+            if bug := options.pop("bug", None):
+                next(plant for plant in BUGS if plant.__name__ == bug)()
+            record = run(options.pop("steps", 5), **options)
+        if parallel.rank() == 0:
+            devices = int(os.environ.get("CPU_NUM_DEVICES", 1)) if xla else 1
+            record |= {"devices": devices, "processes": parallel.size()}
+            torch.save(record, out if len(cases) == 1 else f"{out}.{i}")
     parallel.stop()
 
 

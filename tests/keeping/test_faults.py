@@ -16,7 +16,7 @@ from semppl_mini.files import checkpoint
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds workers through /proc")
 ROOT = Path(__file__).resolve().parents[2]
-RUN = ["--name", "run", "--tune", "0", "precision='fp64'"]
+RUN = ["--name", "run", "--tune", "0", "precision='fp64'", "batch_size=128", "small_views=0"]  # 56 steps
 
 
 def launched(folder, processes, *more):
@@ -56,7 +56,7 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize("which", [0, 1])  # the one that saves, and the other
 def test_fault_a_killed_worker_is_restarted_and_ends_with_the_same_bits(which, whole, tmp_path):
     agent = launched(tmp_path, 2, "--save-every", "5")
-    wait_for_steps(agent, tmp_path / "run", 23)
+    wait_for_steps(agent, tmp_path / "run", 13)
     os.kill(sorted(workers(agent))[which], signal.SIGKILL)
     status, said = finish(agent)
     assert status == 0, said[-3000:]
@@ -67,14 +67,14 @@ def test_fault_a_killed_worker_is_restarted_and_ends_with_the_same_bits(which, w
 def test_fault_preemption_saves_once_and_one_process_goes_on_with_the_same_run(whole, tmp_path):
     """SIGTERM reaches torchrun; all processes agree on the step after which they stop."""
     agent = launched(tmp_path, 2)
-    wait_for_steps(agent, tmp_path / "run", 20)
+    wait_for_steps(agent, tmp_path / "run", 10)
     agent.send_signal(signal.SIGTERM)
     status, said = finish(agent)
     assert status != 0 and said.count("Stopped after step") >= 1
     kept = sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*.pt"))
     assert len(kept) == 2 and kept[0] == checkpoint.path_of(tmp_path, 0).name  # the untrained one, and this
     step = int(kept[1].removeprefix("checkpoint-").removesuffix(".pt"))
-    assert 20 <= step < 56 and f"Stopped after step {step} of 112" in said
+    assert 10 <= step < 28 and f"Stopped after step {step} of 56" in said
     status, said = finish(launched(tmp_path, 1))
     assert status == 0, said[-3000:]
     ours, theirs = torture.ended(tmp_path / "run"), torture.ended(whole)
