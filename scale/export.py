@@ -82,7 +82,8 @@ def timm(encoder, told, x, free):
 def safetensors(encoder, told, x, free):
     from safetensors.torch import save
 
-    return {"encoder.safetensors": save(dict(encoder.state_dict()), texts(told))}, """
+    tensors = {name: half(x) if torch.equal(half(x).to(x), x) else x for name, x in encoder.state_dict().items()}
+    return {"encoder.safetensors": save(tensors, texts(told))}, """
         import json
         from safetensors import safe_open
         import semppl_mini as s
@@ -125,6 +126,11 @@ def pt2(encoder, told, x, free):
     return {"encoder.pt2": filled(lambda file: torch.export.save(program, file, extra_files=extra))}, """
         import torch
         f = torch.export.load(f"{folder}/encoder.pt2").module()"""
+
+
+def half(x: Tensor) -> Tensor:
+    """Weights, which have two axes or more, in 16 bits; written so where nothing is lost (notebooks/keep.py)."""
+    return x.half() if x.is_floating_point() and x.ndim > 1 else x
 
 
 TARGETS = {write.__name__: write for write in (torchvision, timm, safetensors, onnx, torchscript, pt2)}

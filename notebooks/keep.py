@@ -1,0 +1,108 @@
+"""A finished run as small files that the repository keeps, to explore it without its data or its training.
+
+    python notebooks/keep.py runs/mine --results notebooks/results/mine.json
+
+    encoder.safetensors   the encoder: scale/export.py's file, but weights in 16 bits; run.json as metadata
+    method.safetensors    what else the method votes with: heads and queues; config and history as metadata
+    README.md, run.json   the model card: data, command, seed, figures, licence
+
+    run = keep.load("mine")      run.method.encoder, run.history, and `inspect(run.method, images)`
+
+What has one axis (norms, biases) stays in 32 bits. The target network is not kept: `load` puts the online one in its
+place, which neither features nor votes of a finished run ask for. In all at most 4.5 MB a file.
+"""
+
+import copy
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+import semppl_mini as s
+from semppl_mini.files import make_folder, shown, write_whole
+from semppl_mini.keeping import class_of
+from semppl_mini.keeping.command import Parser, command
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "scale"))
+import export  # noqa: E402
+
+ENCODERS = Path(__file__).resolve().parent / "encoders"
+MOST = 4_500_000  # bytes a file
+LICENCE = "Apache-2.0, as the code; the images' own terms may bind beside it (data/README.md)"
+
+
+def rounded(method):
+    """A copy of a method whose weights and entries have values that 16 bits hold."""
+    method = copy.deepcopy(method).float().eval()
+    method.load_state_dict({name: export.half(x).to(x.dtype) for name, x in method.state_dict().items()})
+    return method
+
+
+def keep(run: s.Run, folder, results: dict | None = None, licence: str = LICENCE) -> Path:
+    """Write the files above into a folder. ValueError: the run is not finished, or a file would be too large."""
+    from safetensors.torch import save
+
+    if not run.finished:
+        raise ValueError(f"{run.folder} has {len(run.history) - 1} of {run.config.epochs} epochs; finish it first.")
+    method, reads = rounded(run.method), run.method.reads + "."
+    rest = {name: export.half(x) for name, x in method.state_dict().items() if not name.startswith(("target.", reads))}
+    told = {"config": run.config.to_dict(), "history": run.history, "data": run.data, "classes": run.method.num_classes}
+    blob = save(rest, export.texts(told))
+    size = sum(export.half(x).nbytes for x in method.encoder.state_dict().values())
+    if (most := max(size, len(blob))) > MOST:
+        large = f"{run.folder} would take {most / 1e6:.1f} MB"
+        raise ValueError(f"{large}, more than {MOST / 1e6} MB; keep a smaller network.")
+    words = f"features are off the run's own by {gap(run, method):.1e} of the largest, by rounding to 16 bits"
+    story = [*export.story_of(run, results), ("rounded", words)]
+    told = export.told_of(run) | {"licence": licence}
+    write_whole(make_folder(folder) / "method.safetensors", lambda file: file.write(blob))
+    return export.export(method.encoder, told, "safetensors", folder, story)
+
+
+@torch.no_grad()
+def gap(run: s.Run, method) -> float:
+    """How far features of random images are off the run's own, the largest being 1."""
+    x = export.random((8, 3, *export.told_of(run)["size"]))
+    wanted = copy.deepcopy(run.method.encoder).float().eval()(x)
+    return float((method.encoder(x) - wanted).abs().max() / wanted.abs().max())
+
+
+def load(name) -> s.Run:
+    """A kept run, by name or folder: config, history, method. ValueError: there is none."""
+    from safetensors import safe_open
+
+    folder, tensors = ENCODERS / name, {}
+    if not (folder / "method.safetensors").is_file():
+        there = ", ".join(sorted(path.name for path in ENCODERS.iterdir()))
+        raise ValueError(f"There is no kept run {shown(str(name))}; choose one of {there}.")
+    with safe_open(folder / "method.safetensors", "pt") as file:
+        told = {field: text if field == "data" else json.loads(text) for field, text in file.metadata().items()}
+        tensors |= {field: file.get_tensor(field) for field in file.keys()}
+    config = s.Config.from_dict(told["config"])
+    kind = class_of(config)
+    with safe_open(folder / "encoder.safetensors", "pt") as file:
+        tensors |= {f"{kind.reads}.{field}": file.get_tensor(field) for field in file.keys()}
+    method = kind(config, told["classes"], kind.images_in(tensors))
+    targets = (field for field in method.state_dict() if field.startswith("target."))
+    tensors |= {field: tensors[field.replace("target", "online", 1)] for field in targets}
+    method.load_state_dict(tensors)
+    return s.Run(config, method, told["history"], folder, told["data"])
+
+
+def main() -> None:
+    parser = Parser(__doc__)
+    parser.add_argument("run", help="the folder of a finished run")
+    parser.add_argument("--results", type=Path, help="its JSON file of scale/train.py or evaluate.py: for the card")
+    parser.add_argument("--name", help="of the kept run (default: that of its folder)")
+    parser.add_argument("--licence", default=LICENCE, help="of the weights, for the card")
+    parser.add_argument("--out", type=Path, default=ENCODERS, help="where its folder goes")
+    args = parser.parse_args()
+    run = s.load_run(args.run)
+    results = export.of_this(run, args.results) if args.results else None
+    folder = keep(run, args.out / (args.name or run.folder.resolve().name), results, args.licence)
+    print(f"{folder}: {', '.join(f'{path.name} {path.stat().st_size:,}' for path in sorted(folder.iterdir()))} bytes")
+
+
+if __name__ == "__main__":
+    command(main, "notebooks/keep.py")
