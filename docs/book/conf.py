@@ -15,7 +15,7 @@ from docutils import nodes
 from sphinx import addnodes
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
+sys.path[:0] = [str(ROOT), str(ROOT / "docs"), str(ROOT / "notebooks")]
 from repo_url import doors, repo_url  # noqa: E402
 
 REPO = repo_url()
@@ -99,8 +99,21 @@ def as_typed(app, what, name, obj, options, lines) -> None:
     lines[:] = "".join(blocks).splitlines()
 
 
+def explorer_map(app, error) -> None:
+    """The page in the frame of docs/explorer.md: the kept film of the embedded digits, with images and script in it."""
+    if error is None and app.builder.format == "html":
+        import explorer
+        import film
+
+        from semppl_mini import data_for, presets
+
+        page = explorer.page(film.load("digits"), data_for(presets.digits()))
+        (Path(app.outdir) / "docs" / "explorer-map.html").write_text(page, encoding="utf-8")
+
+
 def setup(app) -> None:
     app.connect("source-read", contents)
     app.connect("doctree-read", to_source, priority=400)  # before downloads are collected
     app.connect("html-page-context", on_page)
     app.connect("autodoc-process-docstring", as_typed)
+    app.connect("build-finished", explorer_map)

@@ -173,7 +173,7 @@ def test_links_lead_to_files(page):
 
 
 def test_links_are_found():
-    assert {"docs/figures/method.svg", "notebooks/figures/loop.png", "LICENSE"} <= set(targets(PAGES[0]))
+    assert {"docs/figures/method.svg", "docs/figures/film.svg", "LICENSE"} <= set(targets(PAGES[0]))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
