@@ -76,19 +76,20 @@ def words(ax, row: dict) -> None:
 
 
 def arms(ax, row: dict) -> None:
-    """The measure of each arm: a line a seed, a tick at the mean."""
+    """The measure of each arm: a dot a seed, of several a tick at the mean."""
     names = row["claim"].arms
     shares = 100 * np.array([[of_seed[arm] for arm in names] for of_seed in row["values"].values()])  # (seeds, arms)
     y = range(len(names))
     for of_seed in shares:
-        ax.plot(of_seed, y, "o-", ms=3, lw=0.6, color=GREY, mfc="white", clip_on=False)
-    if len(shares):
+        ax.plot(of_seed, y, "o", ms=3, color=GREY, mfc="white", clip_on=False)
+    if len(shares) > 1:
         ax.vlines(shares.mean(0), np.array(y) - 0.25, np.array(y) + 0.25, plots.LINES[0], lw=2, zorder=3)
-    ax.set(yticks=y, ylim=(len(names) - 0.5, -0.5), xmargin=0.1, xticks=[] if not len(shares) else ax.get_xticks())
+    ax.set(yticks=y, ylim=(len(names) - 0.5, -0.5), xmargin=0.1)
     ax.set_yticklabels(names, size=8)
+    ax.set_xlabel(textwrap.fill(f"{row['claim'].measure.__doc__}, %", 44), size=8)
     ax.tick_params(axis="x", labelsize=7)
     ax.locator_params(axis="x", nbins=4)
-    ax.grid(visible=bool(len(shares)), axis="x")
+    ax.grid(axis="x")
 
 
 def effect(ax, row: dict) -> None:
@@ -101,26 +102,30 @@ def effect(ax, row: dict) -> None:
     ax.set(xlim=(low - margin, high + margin), ylim=(0, 1), yticks=[])
     ax.axvspan(edge, high + margin, color=BAND, zorder=0)
     ax.axvline(0, color=plots.COLOUR[None], lw=0.8)
-    if len(x):
-        ax.plot(x, np.full(len(x), 0.68), "o", ms=3, color=GREY, mfc="white", clip_on=False)
+    ax.plot(x, np.full(len(x), 0.68), "o", ms=3, color=GREY, mfc="white", clip_on=False)
     if ends:
         ax.plot(ends, [0.35, 0.35], "-", lw=2.5, color=colour)
         ax.plot([100 * row["mean"]], [0.35], "o", ms=6, color=colour)
+    ax.set_xlabel("effect, points", size=8)
     ax.tick_params(axis="x", labelsize=7)
     ax.locator_params(axis="x", nbins=5)
 
 
 @plots.figure
 def picture(rows: list[dict]):
-    """A row each: the claim and its verdict, the arms' measure in percent, the effect in points."""
-    heights = [0.68 + 0.15 * max(2, len(row["claim"].arms)) for row in rows]
-    fig = plots.canvas(10, sum(heights) + 0.3)
-    axes = fig.subplots(len(rows), 3, squeeze=False, width_ratios=(4, 2.2, 2.4), height_ratios=heights)
-    for (left, middle, right), row in zip(axes, rows, strict=True):
+    """A row each of which a seed has run: the claim and its verdict, the arms' measure, the effect; then the others."""
+    run, still = [row for row in rows if row["effects"]], [name(row) for row in rows if not row["effects"]]
+    heights = [0.95 + 0.15 * max(2, len(row["claim"].arms)) for row in run] + [0.35] * bool(still)
+    fig = plots.canvas(10, sum(heights))
+    axes = fig.subplots(len(heights), 3, squeeze=False, width_ratios=(4, 2.2, 2.4), height_ratios=heights)
+    for (left, middle, right), row in zip(axes, run, strict=False):
         words(left, row)
         arms(middle, row)
         effect(right, row)
-    axes[0, 1].set_title("arms, %"), axes[0, 2].set_title("effect, points")
+    for ax in axes[len(run) :].flat:
+        ax.set_axis_off()
+    if still:
+        axes[-1, 0].text(0, 0, f"open, no seed has run: {'; '.join(still)}", size=9, in_layout=False)
     return fig
 
 

@@ -2,12 +2,15 @@
 
     python notebooks/execute.py notebooks/01_the_pieces.ipynb ...
 
-Left out: papermill's metadata, widget states (pictures beside them stay), what went to stderr. Pictures are
-reduced to 256 colours, a third of their bytes. A notebook that fails is left as it was.
+Left out: papermill's metadata, widget states (pictures beside them stay), what went to stderr. A figure is a PNG of 150
+dots an inch with 256 colours or fewer, of 60 KB at most. Drawn of few lines and no photograph it is an SVG, too, which
+the book and a trusted notebook in JupyterLab show in its place; a notebook that is not trusted yet, and GitHub, show
+the PNG. A notebook that fails is left as it was.
 """
 
 import base64
 import io
+import re
 from pathlib import Path
 
 import nbformat
@@ -16,14 +19,28 @@ from PIL import Image
 
 from semppl_mini.keeping.command import Parser, command
 
-WIDGET = "application/vnd.jupyter.widget-view+json"
+WIDGET, PNG, SVG = "application/vnd.jupyter.widget-view+json", "image/png", "image/svg+xml"
+DPI, LIMIT = 150, 60_000  # bytes of a picture
+# an SVG has text as text, and the same bytes whenever it is drawn
+RC = {"svg.fonttype": "none", "svg.hashsalt": "semppl-mini", "font.sans-serif": ["DejaVu Sans"]}
+KERNEL = [
+    "--InlineBackend.figure_formats={'png', 'svg'}",
+    f"--InlineBackend.print_figure_kwargs={{'bbox_inches': 'tight', 'dpi': {DPI}}}",
+    f"--IPKernelApp.exec_lines=import matplotlib; matplotlib.rcParams.update({RC})",
+]
+PLAIN = (  # what of an SVG is replaced: what comes before it, its date, turns by nothing, lines, thousandths of a point
+    (r'^.*?(?=<svg)|<metadata>.*?</metadata>| transform="rotate\(-0 .*?\)"', ""),
+    (r"\s+", " "),
+    (r"(\.\d\d)\d{3,4}(?!\d)", r"\1"),
+)
 
 
 def execute(path: Path) -> None:
     """Run the notebook from its own folder; papermill raises if a cell does."""
     half = path.with_suffix(".part")
+    options = dict(kernel_name="python3", cwd=str(path.parent), extra_arguments=KERNEL)
     try:
-        papermill.execute_notebook(str(path), str(half), kernel_name="python3", cwd=str(path.parent))
+        papermill.execute_notebook(str(path), str(half), **options)
         notebook = nbformat.read(half, as_version=4)
     finally:
         half.unlink(missing_ok=True)
@@ -50,18 +67,32 @@ def merged(outputs) -> list:
         if output.output_type == "stream" and kept and kept[-1].output_type == "stream":
             kept[-1].text += output.text
             continue
-        if "image/png" in output.get("data", {}):
-            output.data["image/png"] = smaller(output.data["image/png"])
+        if PNG in output.get("data", {}):
+            shrink(output)
         kept.append(output)
     return kept
 
 
-def smaller(png: str) -> str:
-    """A base64 PNG with 256 colours."""
-    file = io.BytesIO()
+def shrink(output) -> None:
+    """A figure's PNG with a palette, shown at its size in inches; its SVG, if it is small, as a line without a date."""
+    output.data[PNG], (width, height) = smaller(output.data[PNG])
+    output.metadata[PNG] = {"width": width * 96 // DPI, "height": height * 96 // DPI}  # a browser's inch is 96 pixels
+    svg = output.data.pop(SVG, "<image")
+    for pattern, kept in PLAIN:
+        svg = re.sub(pattern, kept, svg, flags=re.DOTALL)
+    if "<image" not in svg and len(svg) <= LIMIT:
+        output.data[SVG] = svg
+
+
+def smaller(png: str) -> tuple[str, tuple[int, int]]:
+    """A base64 PNG with the most of 256, 128, 64, 32 colours that keep it within the limit; its size in pixels."""
     picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
-    picture.quantize(256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
-    return base64.b64encode(file.getvalue()).decode()
+    for colours in (256, 128, 64, 32):
+        file = io.BytesIO()
+        picture.quantize(colours, kmeans=1, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+        if file.tell() <= LIMIT:
+            break
+    return base64.b64encode(file.getvalue()).decode(), picture.size
 
 
 def main() -> None:

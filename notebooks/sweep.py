@@ -189,27 +189,28 @@ def table(rows: list[dict]) -> str:
 
 
 @plots.figure
-def sweep_panels(rows: list[dict], questions: list[str], measure="pseudo_label_accuracy", baseline=None):
-    """A panel a question: mean ± std over seeds of `measure` against the swept value, at least 20 points high.
+def sweep_panels(rows: list[dict], questions: list[str], measure="pseudo_label_accuracy", baseline=None, top=1.0):
+    """A panel a question: mean ± std over seeds (one seed: a hollow dot) of `measure` at each value, from 0 to `top`.
 
     rows, one a run: {"question": field, "value": ..., "own": is it the preset's (bold)?, measure: share}.
-    baseline: shares, a grey line and band.
+    baseline: shares of augmentation-only, a grey line and band.
     """
-    fig, axes = plots.grid(len(questions), 4, 2.4, 2.3)
+    fig, axes = plots.grid(len(questions), 4, 2.4, 2.3, sharey=True)
     for ax, question in zip(axes, questions, strict=True):
         runs = [row for row in rows if row["question"] == question and row[measure] is not None]
         values = sorted({row["value"] for row in runs}, key=lambda value: (value is not None, value))
         seeds = [[row[measure] for row in runs if row["value"] == value] for value in values]
         if baseline is not None:
             plots.band(ax, baseline)
-        plots.dots(ax, list(map(str, values)), list(map(mean, seeds)), list(map(plots.std, seeds)))
+            ax.set_title("grey: augmentation-only", size=8)
+        bars = list(map(plots.std, seeds)) if max(map(len, seeds), default=1) > 1 else None
+        plots.dots(ax, list(map(str, values)), list(map(mean, seeds)), bars, mfc=None if bars else "white")
         own = {row["value"] for row in runs if row.get("own")}
         for text, value in zip(ax.get_xticklabels(), values, strict=True):
             text.set_weight("bold" if value in own else "normal")
-        low, high = ax.get_ylim()
-        margin = max(0.2 - (high - low), 0) / 2
-        ax.set(title=plots.words(question), ylim=(low - margin, high + margin))
-    fig.supylabel(plots.words(measure), size=10)
+        ax.set(xlabel=plots.words(question), xmargin=0.15, ylim=(0, 1.02 * top))
+        if ax.get_subplotspec().is_first_col():
+            ax.set_ylabel(plots.words(measure))
     return fig
 
 

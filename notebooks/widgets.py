@@ -30,7 +30,8 @@ def temperature_explorer(cosines: Tensor):
             ax.bar(range(len(p)), p, color=[COLOUR[True]] + ["#a0a0a0"] * (len(p) - 1))
             ax.set(title=rf"$\tau$ = {tau:.2g}: loss {abs(p[0].log()):.2f}", ylim=(0, 1), yticks=(0, 0.5, 1))
             ax.set_xticks(range(len(p)), [f"{cosine:.1f}" for cosine in cosines])
-        axes[0].set(xlabel="cosine, the positive first", ylabel="probability")
+            ax.set_xlabel("cosine, the positive first")
+        axes[0].set_ylabel("probability")
         return fig
 
     display(bars(0.05, 0.2, 1.0))
@@ -52,16 +53,18 @@ def k_explorer(cosine: Tensor, labels: Tensor, truth: Tensor, classes: list[str]
     @figure
     def panels(k: int, query: int):  # left: accuracy against k; right: entries nearest to the query, voters in full
         fig, (left, right) = grid(2, 2, 4.5, 2.6, width_ratios=(1, 1.6))
-        dots(left, list(map(str, accuracy)), list(accuracy.values()), mfc="white", lw=1.8)
+        dots(left, list(map(str, accuracy)), list(accuracy.values()), mfc="white")
         left.plot(list(accuracy).index(k), accuracy[k], "o", color=COLOUR[True], zorder=3)
-        left.set(xlabel="k", title=f"accuracy of the vote, {accuracy[k]:.1%} with k = {k}", ylim=(0, 1.02))
+        left.set(xlabel="k", ylabel="accuracy of the vote", title=f"{accuracy[k]:.1%} with k = {k}", ylim=(0, 1.02))
         value, index = cosine[query].topk(min(30, len(labels)))
         own, vote = int(truth[query]), int(votes[k][query])
         for place, (x, label) in enumerate(zip(value.tolist(), labels[index].tolist(), strict=True)):
             right.bar(place, x, color=COLOUR[label == own], alpha=1 if place < k else 0.25)
             turn = 90 * (len(classes[label]) > 2)
             right.text(place, x, f" {classes[label]}", ha="center", va="bottom", fontsize=8, rotation=turn)
-        right.set(xlabel="nearest entries", ylabel="cosine", xticks=[], ymargin=0.02 + 0.06 * max(map(len, classes)))
+        voters = f"of {k} that vote" if k > len(value) else "voters in full colour"
+        right.set(xlabel=f"the {len(value)} nearest entries, {voters}", ylabel="cosine", xticks=[])
+        right.margins(y=0.02 + 0.06 * max(map(len, classes)))
         right.grid(False)
         right.set_title(f"query {query}, true class {classes[own]}: vote {classes[vote]}", color=COLOUR[vote == own])
         return fig

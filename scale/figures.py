@@ -8,7 +8,8 @@ from semppl_mini.show.plots import CLASSES, COLOUR, FAINT, LINES, canvas, figure
 @figure
 def shared_figure(one, several, processes: int):
     """Loss a step of one process, and of several that share its batches, over each other; below, how far apart."""
-    fig = canvas(6.4, 3.8)
+    fig = canvas(6.4, 4)
+    fig.get_layout_engine().set(hspace=0.08)
     above, below = fig.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     above.plot(one, lw=5, color="#9ec9e8", label="one process")
     above.plot(several, lw=1, color=COLOUR[None], label=f"{processes} processes")
@@ -16,7 +17,7 @@ def shared_figure(one, several, processes: int):
     above.legend()
     apart = np.abs(np.subtract(several, one)) / np.abs(one)
     below.semilogy(np.maximum(apart, 1e-17), lw=1, color=COLOUR[False])
-    below.set(xlabel="step", ylabel="relative distance", ylim=(1e-17, 1))
+    below.set(xlabel="step", ylabel="relative\ndistance", ylim=(1e-17, 1), yticks=(1e-16, 1e-8, 1))
     return fig
 
 
@@ -57,7 +58,7 @@ def _bars(ax, plans: list[dict], key: str, units: list[float]) -> None:
 def plan_figure(plans: dict[str, dict]):
     """Memory a device, in percent of the chip's, and FLOPs a step, by part: a bar for each plan of `plan.py`.
 
-    The grey band is kept free; the figures of a plan that does not fit are vermilion, its bar may leave the frame.
+    The grey band is kept free; the figures of a plan that does not fit are vermilion.
     """
     fig = canvas(9.5, 0.33 * len(plans) + 1.5)
     left, right = fig.subplots(1, 2, sharey=True, width_ratios=(1.25, 1))
@@ -65,7 +66,7 @@ def plan_figure(plans: dict[str, dict]):
     _bars(right, list(plans.values()), "flops", [1e15] * len(plans))
     left.axvspan(90, 100, color=FAINT, zorder=0)
     left.axvline(100, color=COLOUR[None], lw=0.8)
-    left.set(xlim=(0, 125), xlabel="memory a device, % of the chip's")
+    left.set(xlim=(0, max(100, left.get_xlim()[1])), xlabel="memory a device, % of the chip's")
     left.set_yticks(range(len(plans)), list(plans))
     left.invert_yaxis()
     used = {f"{p['utilisation']:.0%}" for p in plans.values()}

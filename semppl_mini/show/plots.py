@@ -52,9 +52,9 @@ def band(ax, shares: list) -> None:
     ax.axhline(np.mean(shares), color=COLOUR[None], lw=0.8, zorder=0.5)
 
 
-def dots(ax, names: list[str], shares: list, error=None, fmt: str = "o-", **look) -> None:
+def dots(ax, names: list[str], shares: list, error=None, **look) -> None:
     """Shares, a dot above each name, with bars of length `error` to both sides (n,) or to each (2, n)."""
-    ax.errorbar(range(len(names)), shares, error, fmt=fmt, **look)
+    ax.errorbar(range(len(names)), shares, error, fmt="o", **look)
     ax.set_xticks(range(len(names)), names)
     _percent(ax.yaxis)
 
@@ -71,15 +71,21 @@ def grid(panels: int, columns: int, width: float, height: float, **layout):
 
 @figure
 def curves(histories: dict[str, list[dict]], keys: list[str], x: str = "epoch"):
-    """A panel a field of the records, against epoch (a hollow dot: untrained) or field x; oracle runs are dashed."""
-    fig, axes = grid(len(keys), 4, 2.4, 2.1) if len(keys) > 1 else grid(1, 1, 6.5, 2.8)
+    """A panel a field of the records, against epoch (a hollow dot: untrained) or field x; oracle runs are dashed.
+
+    Losses L_... have one range of y, penalties I_... another.
+    """
+    fig, axes = grid(len(keys), 4, 2.6, 2.1) if len(keys) > 1 else grid(1, 1, 6.5, 2.8)
+    kin = {key[0]: ax for key, ax in zip(keys, axes, strict=True) if key[1:2] == "_"}
     look = dict(lw=1.8, marker="o" if x == "epoch" else "", mfc="white", markevery=slice(0, 1), clip_on=False)
     for ax, key in zip(axes, keys, strict=True):
+        if key[1:2] == "_" and kin[key[0]] is not ax:
+            ax.sharey(kin[key[0]])
         for i, (name, history) in enumerate(histories.items()):
             points = [(record[x], record[key]) for record in history if record.get(key) is not None]
             dash = (0, (4, 2)) if "oracle" in name.lower() else "-"
             ax.plot(*np.array(points, float).T, ls=dash, label=name, color=LINES[i % len(LINES)], **look)  # or no line
-        ax.set(title=words(key), xlabel=words(x), xlim=(0, max([1, *(r[x] for h in histories.values() for r in h)])))
+        ax.set(ylabel=words(key), xlabel=words(x), xlim=(0, max([1, *(r[x] for h in histories.values() for r in h)])))
         ax.locator_params(axis="x", nbins=6, integer=True)
         if key in SHARES:
             ax.set_ylim(0, 1.02)
@@ -97,15 +103,14 @@ def curves(histories: dict[str, list[dict]], keys: list[str], x: str = "epoch"):
 
 
 @figure
-def pseudo_label_curves(histories: dict[str, list[dict]], title: str | None = None, level: tuple | None = None):
+def pseudo_label_curves(histories: dict[str, list[dict]], level: tuple | None = None):
     """Pseudo-label accuracy against epoch. level: (name, shares, one a seed) to compare with, a grey line and band."""
     fig = curves(histories, ["pseudo_label_accuracy"])
-    title = "pseudo-label accuracy" + (f": {title}" if title else "")
     if level:
         name, shares = level
         band(fig.axes[0], shares)
-        title += f"\ngrey: {name}, {np.mean(shares):.1%}" + (f" ± {100 * std(shares):.1f}" if len(shares) > 1 else "")
-    fig.axes[0].set_title(title)
+        spread = f" ± {100 * std(shares):.1f}" if len(shares) > 1 else ""
+        fig.axes[0].set_title(f"grey: {name}, {np.mean(shares):.1%}{spread}")
     return fig
 
 
@@ -137,22 +142,38 @@ def umap_of(features, seed: int = 0) -> np.ndarray:
     return UMAP(metric="cosine", random_state=seed, n_jobs=1).fit_transform(x)
 
 
+def _name(ax, xy, y, classes: list[str]) -> list[int]:
+    """Write each class's name where it is densest, if it is gathered anywhere and no other name is there -> classes."""
+    places, extent = {}, np.ptp(xy, 0)
+    for c in np.unique(y[y >= 0]):
+        own = xy[y == c] / extent
+        if own.std(0).mean() < 0.75 * (xy / extent).std(0).mean():
+            apart = np.sort(np.linalg.norm(own[:, None] - own, axis=-1), 1)[:, : 1 + len(own) // 4].mean(1)
+            for x in own[apart.argsort()]:
+                size = {b: (0.014 * (len(classes[b]) + len(classes[c]) + 1), 0.055) for b in places}
+                if all((np.abs(x - places[b]) > size[b]).any() for b in places):
+                    places[c] = x
+                    break
+    for c, x in places.items():
+        edge = [withStroke(linewidth=3, foreground="white")]
+        ax.text(*(x * extent), classes[c], size=9, weight="bold", zorder=4, path_effects=edge, **CENTRED)
+    return list(places)
+
+
 @figure
 def umap_panels(panels: list[tuple], classes: list[str]):
-    """A panel each (title, xy (n, 2), labels (n,) or None, wrong (n,) or None: crosses; without labels, vermilion)."""
+    """A panel each (title, xy (n, 2), labels (n,) or None: grey, wrong (n,) or None: crosses, vermilion on grey)."""
     fig, axes = grid(len(panels), 3, 3.2, 3.3)
+    unnamed = set(range(len(classes)))
     for ax, (title, xy, labels, wrong) in zip(axes, panels, strict=True):
         xy, y = np.asarray(xy), np.asarray(-np.ones(len(xy)) if labels is None else labels, int)
-        ax.scatter(*xy.T, s=7, c=np.where(y < 0, "#bbbbbb", np.array(CLASSES)[y % len(CLASSES)]), lw=0)
-        if wrong is not None:
-            look = dict(s=14, c="black", marker="x", lw=0.7) if labels is not None else dict(s=7, c=COLOUR[False], lw=0)
-            ax.scatter(*xy[np.asarray(wrong)].T, **look)
-        for c in np.unique(y[y >= 0]) if max(map(len, classes)) <= 3 else []:
-            own, edge = xy[y == c], [withStroke(linewidth=3, foreground="white")]
-            if own.std(0).mean() < 0.6 * xy.std(0).mean():
-                ax.text(*np.median(own, 0), classes[c], weight="bold", zorder=4, path_effects=edge, **CENTRED)
+        wrong = np.zeros(len(xy), bool) if wrong is None else np.asarray(wrong)
+        shown = ~wrong if labels is None else slice(None)
+        ax.scatter(*xy[shown].T, s=7, c=np.where(y < 0, "#bbbbbb", np.array(CLASSES)[y % len(CLASSES)])[shown], lw=0)
+        ax.scatter(*xy[wrong].T, s=14, c=COLOUR[False] if labels is None else "black", marker="x", lw=0.7)
+        unnamed -= set(_name(ax, xy, y, classes))
         ax.set(title=title, xticks=[], yticks=[])
-    if len(classes) <= len(CLASSES):
+    if unnamed and len(classes) <= len(CLASSES):
         handles = [plt.Line2D([], [], ls="", marker="o", color=colour) for colour in CLASSES[: len(classes)]]
         fig.legend(handles, classes, loc="outside right center", handletextpad=0)
     return fig
@@ -185,7 +206,7 @@ def agreement(votes_agreement, correct):
     centre, half = (y + 1.92 / n) / (1 + 3.84 / n), 1.96 * np.sqrt(y * (1 - y) / n + 0.96 / n**2) / (1 + 3.84 / n)
     fig, (ax,) = grid(1, 1, 6.5, 3)
     names = [f"{('0-25', '26-50', '51-75', '76-99', '100')[b]}\nn = {m:,}" for b, m in zip(x, n, strict=True)]
-    dots(ax, names, y, (y - centre + half, centre + half - y), "o")
+    dots(ax, names, y, (y - centre + half, centre + half - y))
     ax.axhline(correct.mean(), color=COLOUR[None], lw=0.8, ls=":")
     ax.set(ylabel="right pseudo-labels", ylim=(-0.04, 1.04), title=f"dotted: all images, {correct.mean():.1%}")
     ax.set_xlabel("votes for the pseudo-label (%), and number of images")
@@ -193,19 +214,25 @@ def agreement(votes_agreement, correct):
 
 
 @figure
-def dot_panels(panels: dict[str, dict[str, list]]):
-    """A panel a measure, {name: shares, one a seed} each: every seed a dot, the mean a line, its number beside."""
+def dot_panels(panels: dict[str, dict[str, list]], alike: bool = False):
+    """A panel a measure, {name: shares, one a seed} each: every seed a dot, the mean of several a line, its number.
+
+    alike: all panels have one range, for one measure under several conditions.
+    """
     names = list(dict.fromkeys(name for results in panels.values() for name in results))
-    fig, axes = grid(len(panels), 4, 2.8, 0.27 * len(names) + 1, sharey=True)
+    fig, axes = grid(len(panels), 4, 2.8, 0.27 * len(names) + 1, sharey=True, sharex=alike)
+    fig.get_layout_engine().set(wspace=0.05)
     for ax, (title, results) in zip(axes, panels.items(), strict=True):
-        for name, shares in results.items():
-            if not (shares := [share for share in shares if share is not None]):
-                continue
-            y, mean = names.index(name), np.mean(shares)
-            ax.vlines(mean, y - 0.3, y + 0.3, LINES[0], lw=2)
-            ax.plot(shares, [y] * len(shares), "o", ms=4, color=LINES[0], mfc="white", clip_on=False)
-            ax.text(1.02, y, f"{100 * mean:.1f}", va="center", size=9, transform=ax.get_yaxis_transform())
-        ax.set(title=title, xmargin=0.12, yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
+        shown = {names.index(name): [x for x in shares if x is not None] for name, shares in results.items()}
+        means = {y: np.mean(shares) for y, shares in shown.items() if len(shares) > 1}
+        ax.vlines(list(means.values()), [y - 0.3 for y in means], [y + 0.3 for y in means], LINES[0], lw=2)
+        points = np.array([(x, y) for y, shares in shown.items() for x in shares]).reshape(-1, 2)
+        ax.plot(*points.T, "o", ms=4, color=LINES[0], mfc="white", clip_on=False)
+        for y, shares in shown.items():
+            if shares:
+                look = dict(xytext=(7, 0), textcoords="offset points", va="center", size=9)
+                ax.annotate(f"{100 * np.mean(shares):.1f}", (max(shares), y), **look)
+        ax.set(xlabel=title, xmargin=0.2, yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
         ax.locator_params(axis="x", nbins=4)
         ax.grid(axis="x")
         _percent(ax.xaxis)
@@ -217,10 +244,11 @@ def _tiles(fig, rows: int, columns: int, **layout):
 
 
 def _show(ax, image, title: str = "", good: bool | None = None) -> None:
-    """An image (3 or 1, H, W), uint8 or in [0, 1]; its frame and title say whether it is `good`."""
+    """An image (3 or 1, H, W), uint8 or in [0, 1]; its frame (blue, or dashed) and title say whether it is `good`."""
     x = np.asarray(image.expand(3, -1, -1).permute(1, 2, 0))
     ax.imshow(x if x.dtype == np.uint8 else x.clip(0, 1), interpolation="nearest")
-    ax.spines[:].set(visible=good is not None, color=COLOUR[good], linewidth=2.5)
+    look = dict(linewidth=2.5, linestyle=(0, (1.5, 1)) if good is False else "-", capstyle="butt")
+    ax.spines[:].set(visible=good is not None, color=COLOUR[good], **look)
     ax.set_title(title, color=COLOUR[good], loc="center", fontsize=9, pad=4)
 
 

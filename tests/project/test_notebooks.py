@@ -9,6 +9,7 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import nbformat
 import numpy as np
@@ -95,6 +96,56 @@ def test_file_is_small(path):
     assert path.stat().st_size < 500_000
 
 
+def pictures_of(notebook):
+    """(source of its cell, output) of every figure."""
+    return [(cell.source, output) for cell in code_cells(notebook) for output in cell.outputs
+            if execute.PNG in output.get("data", {})]  # fmt: skip
+
+
+OLD = {"05_random_partitions_carp": 1}  # a map of six encoders that are not kept: drawn at 90 dots an inch
+
+
+def test_pictures_are_sharp_and_small(path, notebook):
+    shown = [output for _, output in pictures_of(notebook)]
+    assert shown
+    for output in shown:
+        png = base64.b64decode(output.data[execute.PNG])
+        assert len(png) <= execute.LIMIT and len(output.data.get(execute.SVG, "")) <= execute.LIMIT
+        if execute.PNG in output.metadata:
+            inches = output.metadata[execute.PNG]["width"] / 96
+            assert abs(Image.open(io.BytesIO(png)).width - 150 * inches) < 2
+    assert sum(execute.PNG not in output.metadata for output in shown) == OLD.get(path.stem, 0)
+
+
+LINES = re.compile(r"plots\.(curves|pseudo_label_curves|agreement|live|dot_panels)|sweep_panels|^show\(|board\.picture|"
+                   r"(shared|plan)_figure\(|temperature_explorer|k_explorer", re.MULTILINE)  # fmt: skip
+
+
+def test_lines_and_dots_are_vectors_with_text(notebook):
+    for source, output in pictures_of(notebook):
+        if LINES.search(source):
+            svg = output.data.get(execute.SVG, "")
+            assert "<text" in svg and "<image" not in svg and "<metadata" not in svg, source
+        else:
+            assert execute.SVG not in output.data, source
+
+
+def test_axes_with_numbers_have_names(notebook):
+    """In the SVG an axis is a group, its ticks are groups in it, and its name is a text of its own."""
+    for source, output in pictures_of(notebook):
+        svg = re.sub(r'\sxmlns(:xlink)?="[^"]*"', "", output.data.get(execute.SVG, "<svg/>")).replace("xlink:", "")
+        for axis in ElementTree.fromstring(svg).iterfind(".//g[@id]"):
+            if axis.get("id").startswith("matplotlib.axis"):
+                ticks = [g for g in axis if re.match("[xy]tick", g.get("id"))]
+                shown = ["".join(text.itertext()) for g in ticks for text in g.iter("text")]
+                numbers = [text for text in shown if re.fullmatch(r"[\s\d.,%\u2212-]+", text)]
+                assert not numbers or len([text for g in axis if g not in ticks for text in g.iter("text")]), source
+
+
+def test_links_the_card_of_symbols(notebook):
+    assert "](../docs/symbols.md)" in notebook.cells[0].source
+
+
 def test_no_trace_of_papermill(notebook):
     assert "papermill" not in notebook.metadata
     assert not [cell for cell in notebook.cells if "papermill" in cell.metadata]
@@ -150,8 +201,8 @@ def test_the_table_of_notebook_00_has_what_there_is(names, capsys):
     """Ten labels are too few for the 20 nearest of them."""
     read = {"split": "test", "bank": 10, "few_label": 0.5} | dict.fromkeys(names, 0.5)
     module = SimpleNamespace(evaluate=lambda *_: read, raw_pixel_accuracy=lambda data: 0.4)
-    run = SimpleNamespace(method=SimpleNamespace(encoder=None))
-    given = dict(s=module, encoders={"SemPPL": None, "untrained": None}, augmentation_only=run, config=None, data=None)
+    encoders = dict.fromkeys(("SemPPL", "untrained", "augmentation-only"))
+    given = dict(s=module, encoders=encoders, config=None, data=None)
     table = run_cell("00_start_here.ipynb", "raw_pixel_accuracy", **given)["table"]
     assert table["SemPPL"] == dict.fromkeys(names, 0.5) and len(capsys.readouterr().out.splitlines()) == 4
 
@@ -174,7 +225,7 @@ def test_the_demo_has_a_row_for_what_was_counted(few):
     assert len(row) == (6 if few else 10) and None not in row.values() and ("SemPPL, k-NN" in row) != few
 
 
-@pytest.mark.parametrize("used, rows", [(1, 1), (3, 3), (27, 8), (29, 8), (100, 8)])
+@pytest.mark.parametrize("used, rows", [(1, 1), (3, 3), (27, 5), (29, 5), (100, 5)])
 def test_the_gallery_of_notebook_05_shows_prototypes_in_use(used, rows):
     choice = torch.arange(400) % used
     shown, truth = [], torch.arange(400) % 10
@@ -228,6 +279,23 @@ def test_a_saved_notebook_is_small_and_says_the_same():
     png = base64.b64decode(saved.outputs[1].data["image/png"])
     error = np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int) - noise
     assert len(png) < len(file.getvalue()) / 2 and np.abs(error).mean() < 30
+
+
+def test_an_executed_notebook_has_the_same_bytes_again(tmp_path):
+    """A figure of lines as PNG and SVG, a photograph as PNG alone."""
+    cells = ["from semppl_mini import plots", "plots.agreement([1.0, 0.5], [True, False])",
+             "import torch\nplots.image_rows([('grey', torch.full((2, 3, 8, 8), 0.5), None)], 2)"]  # fmt: skip
+    made = []
+    for _ in range(2):
+        path = tmp_path / "of_lines.ipynb"
+        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell, id=f"{i}") for i, cell in
+                                                       enumerate(cells)]), path)  # fmt: skip
+        execute.execute(path)
+        made.append(path.read_bytes())
+    lines, photograph = (output for _, output in pictures_of(nbformat.read(path, as_version=4)))
+    assert made[0] == made[1] and list(tmp_path.iterdir()) == [path]
+    assert ">right pseudo-labels</text>" in lines.data[execute.SVG] and execute.SVG not in photograph.data
+    assert 600 < lines.metadata[execute.PNG]["width"] < 660  # 6.5 inches and a margin
 
 
 def test_a_figure_is_an_image_in_a_notebook_that_has_opened_no_backend():
