@@ -32,13 +32,13 @@ def fits(film: dict, data) -> bool:
     return own == (film["truth"], film["labels"])
 
 
-def film_for(name: str, data, folder=None) -> dict:
-    """The kept film `name` if it is of these images and labels; else one of a run's folder, in a minute or two."""
-    kept = films.load(name)
-    if fits(kept, data):
-        return kept
+def film_for(data, folder=None) -> dict:
+    """The kept film of these images and labels; where there is none, one of a run's folder, in a minute or two."""
+    for path in sorted(films.FILMS.glob("*.json")):
+        if fits(kept := films.load(path.stem), data):
+            return kept
     if folder is None:
-        raise ValueError(f"The film {name!r} is of other images or labels; give the folder of a run on these.")
+        raise ValueError(f"No film is kept of {data.provenance} with these labels; give the folder of a run on them.")
     return films.of(folder, data)
 
 

@@ -14,6 +14,10 @@ import pytest
 from conftest import ROOT
 
 NAMES = ("00_start_here.ipynb", "01_the_pieces.ipynb")
+EXPLORER = f"""import sys
+sys.path.insert(0, {str(ROOT / "notebooks")!r})
+import explorer, film, semppl_mini as s
+explorer.explore(film.load("digits"), s.data_for(s.presets.digits()))"""
 SLIDERS = ("image", "tau", "k", "query")  # by label: whole numbers, powers of ten, a choice, whole numbers
 MINUTE = 60_000  # in milliseconds
 PROMPTS = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(p => p.textContent)"  # folded cells: ""
@@ -28,6 +32,9 @@ def copies(folder):
             if cell.cell_type == "code":
                 cell.update(execution_count=None, outputs=[])
         nbformat.write(notebook, folder / name)
+    cells = [nbformat.v4.new_code_cell(EXPLORER)]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / "explorer.ipynb")
 
 
 @pytest.fixture(scope="module")
@@ -132,3 +139,22 @@ def test_a_slider_changes_its_picture(label, opened):
     page.wait_for_function("([image, before]) => image.isConnected === false || image.src !== before",
                            arg=[picture.element_handle(), before])  # fmt: skip
     assert picture.get_attribute("src") != before
+
+
+def test_the_explorer_answers_in_its_frame(opened):
+    """In a widget, without a network: the slider, hovering, a click."""
+    page = opened("explorer.ipynb")
+    inside = page.frame_locator(".jp-OutputArea-output iframe[srcdoc]")
+    told, chosen = inside.locator("#told"), inside.locator("#right > figure").first
+    chosen.wait_for()
+    before, picked = told.inner_text(), chosen.get_attribute("data-image")
+    inside.locator("#time").focus()
+    page.keyboard.press("Home")
+    assert told.inner_text() != before and "epoch 0" in told.inner_text()
+    page.keyboard.press("End")
+    x, y = inside.locator("canvas").evaluate("() => place(picked === 7 ? 8 : 7)")
+    inside.locator("canvas").hover(position={"x": x, "y": y})
+    inside.locator("#tip .tile").wait_for()
+    inside.locator("canvas").click(position={"x": x, "y": y})
+    assert chosen.get_attribute("data-image") != picked and inside.locator("#voters figure").count() > 2
+    assert page.locator(".jp-OutputArea-output img").count() > 0  # the still figure

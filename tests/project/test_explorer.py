@@ -72,8 +72,9 @@ def test_a_film_is_of_its_images_and_no_others(digits):
     assert not explorer.fits(kept, s.load_data("digits", 100, 1)) and not explorer.fits(kept, s.load_data("digits", 50))
     with pytest.raises(ValueError, match="of other images or labels than Colour digits"):
         explorer.page(kept, s.load_data("digits", 50))
-    with pytest.raises(ValueError, match="give the folder of a run on these"):
-        explorer.film_for("digits", s.load_data("digits", 50))
+    assert explorer.film_for(data) == kept
+    with pytest.raises(ValueError, match="with these labels; give the folder of a run on them"):
+        explorer.film_for(s.load_data("digits", 50))
 
 
 def test_the_last_moment_is_the_kept_encoder(digits):
@@ -94,7 +95,9 @@ def test_a_film_of_a_run_is_made_of_what_it_kept(tmp_path):
     s.fit(tiny(), data, tmp_path, [keep_encoders(1)], progress=False)  # checkpoints of the last two epochs, of three
     made = film.of(tmp_path, data, shown=20)
     assert [(moment["epoch"], "voters" in moment) for moment in made["moments"]] == [(0, False), (1, True), (2, True)]
-    assert explorer.fits(made, data) and made["labels"] == data.train.labelled().labels.tolist()
+    assert made["labels"] == data.train.labelled().labels.tolist() and len(made["truth"]) == 20
+    assert explorer.fits(made, data) and not any(explorer.fits(film.load(name), data) for name in NAMES)
+    assert len(explorer.film_for(data, tmp_path)["truth"]) == len(data.test) == 30
     with pytest.raises(ValueError, match="kept nothing of epoch 7; choose of 0, 1, 2"):
         film.of(tmp_path, data, [7])
 
