@@ -3,11 +3,21 @@
     python scale/evaluate.py runs/semppl-500-seed0 --data cifar10 --name semppl-500-seed0-measures
     python scale/evaluate.py pixels --data cifar10 --labels 500 --name pixels
     python scale/evaluate.py runs/semppl-500-seed0 --data flowers --labels 200 --name semppl-on-flowers
+    torchrun --nproc-per-node 8 scale/evaluate.py runs/semppl --on linear --data IMAGENET --name linear
 
 DATA is a pack: digits, cifar10, or one made of an image folder by `data/prepare.py folder --from FOLDER --name flowers
 --size 32`. The encoder stays frozen; k-NN, linear probe and SVMs see the labelled images alone.
+
+With --on one read-out of the papers, of a run, an export or a converted checkpoint, in one process or several:
+
+    linear, finetune                                          their protocols and sweeps, on a pack or on ImageNet
+    imagenet-v2, imagenet-c, imagenet-r, imagenet-sketch      a classifier of ImageNet on images from elsewhere
+    food, cifar10, ..., flowers; folders                      frozen features of others' sets, from their folders
+
+docs/readouts.md has them all.
 """
 
+import argparse
 import json
 import re
 import shlex
@@ -16,36 +26,97 @@ import time
 import warnings
 from pathlib import Path
 
+import encoders
+import frozen
+import pictures
+import shifts
+import sweep
 from launch import RESULTS, hardware
 from measures import Pixels, measure
 
 import semppl_mini as s
+from semppl_mini import parallel
 from semppl_mini.files import make_folder, write_json
+from semppl_mini.keeping import runs_dir
 from semppl_mini.keeping.command import Parser, command
 from semppl_mini.parallel import device_of
 from semppl_mini.readout import within_reach
+
+ON = dict.fromkeys(("linear", "finetune"), sweep) | dict.fromkeys(shifts.SETS, shifts)
+ON |= dict.fromkeys(pictures.SETS, frozen)
+LABELS = ("labels", "label_list")
+USED = {  # by what of --on: these arguments and no others
+    None: (*LABELS, "split", "tune", "all_labels"),
+    sweep: (*LABELS, "val", "protocol", "rates", "epochs", "batch", "workers"),
+    shifts: ("workers",),
+    frozen: ("by", "features", "size", "workers"),
+}
+MISSING = {"split": "test", "tune": 0, "all_labels": False, "protocol": "semppl", "workers": 0}
 
 
 def arguments():
     parser = Parser(__doc__)
     parser.add_argument("run", help="the folder of a run, or one of its checkpoints; or pixels, the raw ones")
-    parser.add_argument("--data", required=True, help="a pack, by name or path")
+    parser.add_argument("--data", required=True, help="a pack, by name or path; with --on a folder, too")
     parser.add_argument("--name", required=True, help="of the JSON file")
+    parser.add_argument("--on", choices=ON, metavar="WHAT", help=f"one of {', '.join(ON)}")
     parser.add_argument("--labels", type=int, help="how many of the pack's images keep theirs (default: as the run)")
     parser.add_argument("--label-list", help="a file of names of images in the pack: these keep their labels instead")
-    parser.add_argument("--split", default="test", choices=("val", "test"), help="what to evaluate on")
-    parser.add_argument("--tune", type=int, default=0, help="steps of few-label fine-tuning; 0 leaves it out")
-    parser.add_argument("--all-labels", action="store_true", help="also read out with the labels of all images")
+    parser.add_argument("--split", choices=("val", "test"), help="what to evaluate on (default: test)")
+    parser.add_argument("--tune", type=int, help="steps of few-label fine-tuning (default: 0, leaves it out)")
+    parser.add_argument("--all-labels", action="store_true", default=None, help="also read out with all labels")
+    parser.add_argument("--val", type=int, help="training images to hold out (default: 10%%, of ImageNet ten a class)")
+    parser.add_argument("--protocol", choices=sorted({paper for _, paper in sweep.PROTOCOLS}), help="default: semppl")
+    parser.add_argument("--rates", type=floats, help="instead of the protocol's, with commas: 0.1,0.2")
+    parser.add_argument("--epochs", type=wholes, help="likewise: 30,50")
+    parser.add_argument("--batch", type=int, help="likewise")
+    parser.add_argument("--by", nargs="+", choices=frozen.READ_OUTS, help="default: logistic")
+    parser.add_argument("--features", type=Path, help="a file, .npz: the features, written once and then read")
+    parser.add_argument("--size", type=int, help="pixels a side (default: as the run's images)")
+    parser.add_argument("--workers", type=int, help="processes a process that read images ahead (default: 0)")
     parser.add_argument("--device", help="where to compute (default: the CPU, and --tune as the run, if that is there)")
-    parser.add_argument("--out", type=Path, default=RESULTS / "measures", help="folder of the JSON file")
-    args = parser.parse_args()
-    parser.whole("--labels", args.labels, 1)
-    parser.whole("--tune", args.tune, 0)
-    if args.run == "pixels" and args.tune:
-        parser.error(f"--tune {args.tune} needs weights to tune, and pixels have none; leave it out")
+    parser.add_argument("--out", type=Path, help="folder of the JSON file (default: notebooks/results/measures, with "
+                        "--on that of the runs)")  # fmt: skip
+    return checked(parser, parser.parse_args())
+
+
+def checked(parser, args):
+    """The arguments, if they go together, with what is left out filled in."""
+    for name, least in (("labels", 1), ("tune", 0), ("val", 1), ("batch", 2), ("size", 8), ("workers", 0)):
+        parser.whole("--" + name, getattr(args, name), least)
+    used = USED[ON.get(args.on)]
+    for name in {name for names in USED.values() for name in names} - {*used}:
+        if getattr(args, name) is not None:
+            where = f"with --on {args.on}" if args.on else "without --on"
+            parser.error(f"--{name.replace('_', '-')} is not used {where}; leave it out")
+    for name in used:
+        setattr(args, name, MISSING.get(name) if getattr(args, name) is None else getattr(args, name))
+    if args.run == "pixels" and (args.on or args.tune):
+        what = f"--on {args.on} needs an encoder's weights" if args.on else f"--tune {args.tune} needs weights to tune"
+        parser.error(f"{what}, and pixels have none; leave it out")
     if not re.fullmatch(r"\w[\w.-]{0,99}", args.name):
         parser.error(f"--name {args.name!r} cannot name a file; use up to 100 letters, digits, _ . and -")
+    args.out = args.out or (runs_dir() if args.on else RESULTS / "measures")
     return args
+
+
+def floats(text: str) -> tuple[float, ...]:
+    return numbers(text, float)
+
+
+def wholes(text: str) -> tuple[int, ...]:
+    return numbers(text, int)
+
+
+def numbers(text: str, kind) -> tuple:
+    """Positive numbers with commas between them."""
+    try:
+        found = tuple(map(kind, text.split(",")))
+    except ValueError:
+        found = ()
+    if not found or not all(0 < x < 1e6 for x in found):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of positive numbers; write for example 1,2")
+    return found
 
 
 def compare(run, data) -> None:
@@ -55,8 +126,8 @@ def compare(run, data) -> None:
         warnings.warn(f"{words}; give its --label-list, if it had one.", stacklevel=2)
 
 
-def main() -> None:
-    args, start = arguments(), time.time()
+def of_all(args, start: float) -> dict:
+    """Every read-out of a pack, by one process."""
     if args.run == "pixels":
         config, encoder, result = s.presets.cifar10(), Pixels(), {"name": args.name, "trained_on": "nothing"}
     else:
@@ -78,9 +149,32 @@ def main() -> None:
         "results": s.evaluate(encoder, own, data, args.split, args.tune, args.all_labels),
         "measures": measure(encoder, own, data, args.split),
     }
-    result |= {**read, "wall_seconds": time.time() - start, "config": config.to_dict()}
-    write_json(make_folder(args.out) / f"{args.name}.json", result)
-    print(json.dumps(read, indent=1))
+    return result | {**read, "wall_seconds": time.time() - start, "config": config.to_dict()}
+
+
+def of_one(args, start: float) -> dict:
+    """What --on names, by all processes."""
+    run, told = encoders.load(args.run)
+    config = run.config.replace(device=args.device or run.config.device)
+    run.config = within_reach(config, run.method) if args.device is None else config
+    run.method.to(device_of(run.config))
+    result = {"name": args.name, "trained_on": run.data, "on": args.on, "data": str(args.data)}
+    result |= {"hardware": hardware(run.config), "command": shlex.join(["python", "scale/evaluate.py", *sys.argv[1:]])}
+    result["results"] = ON[args.on].read(run, told, args.on, args)
+    return result | {"wall_seconds": time.time() - start, "config": run.config.to_dict()}
+
+
+def main() -> None:
+    args, start = arguments(), time.time()
+    parallel.start()
+    try:
+        make_folder(args.out)  # before hours of work, not after
+        result = of_one(args, start) if args.on else of_all(args, start)
+        if parallel.rank() == 0:
+            write_json(args.out / f"{args.name}.json", result)
+            print(json.dumps({part: result[part] for part in ("results", "measures") if part in result}, indent=1))
+    finally:
+        parallel.stop()
 
 
 if __name__ == "__main__":
