@@ -14,8 +14,8 @@ SUITABLE = import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))
 MISSING = No Python 3.10 or newer with venv and pip was found (tried: $(PYTHON)): install one, on Debian or \
 Ubuntu with "apt install python3-venv", or name it with "make PYTHON=...".
 
-.PHONY: help demo claims test quick test-xla test-doors lab data bench torture book test-browser lint unit-tests notebooks-test
-.PHONY: clean
+.PHONY: help demo claims test quick test-xla test-doors test-detection lab data bench torture book test-browser lint unit-tests
+.PHONY: notebooks-test clean
 unexport MPLBACKEND  # notebooks draw inline
 
 help:  ## list these commands
@@ -38,6 +38,9 @@ test-xla: $(XLA)/.stamp  ## one process against four XLA devices; needs Linux on
 
 test-doors: $(DOORS)/.stamp  ## checkpoints in and encoders out, beside the libraries that write and read them
 	NO_SKIPS=1 OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(DOORS)/bin/python -m pytest -rs -p no:cacheprovider tests/doors
+
+test-detection: $(DOORS)/.stamp  ## boxes found in drawn images, by three encoders that learn and three that do not
+	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(DOORS)/bin/python -m pytest -s -p no:cacheprovider tests/doors/detection.py
 
 lab: $(READY)  ## JupyterLab at the first notebook, in copies of your own (notebooks/my_*); LAB=... adds options
 	$(RUN) notebooks/lab.py $(LAB)

@@ -74,7 +74,7 @@ def arguments():
     parser.add_argument("--features", type=Path, help="a file, .npz: the features, written once and then read")
     parser.add_argument("--size", type=int, help="pixels a side (default: as the run's images)")
     parser.add_argument("--workers", type=int, help="processes a process that read images ahead (default: 0)")
-    parser.add_argument("--device", help="where to compute (default: the CPU, and --tune as the run, if that is there)")
+    parser.add_argument("--device", help="where to compute (default: the CPU; --tune, --on as the run, if there)")
     parser.add_argument("--out", type=Path, help="folder of the JSON file (default: notebooks/results/measures, with "
                         "--on that of the runs)")  # fmt: skip
     return checked(parser, parser.parse_args())

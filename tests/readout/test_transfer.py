@@ -6,9 +6,10 @@ The sets are drawn here, tiny, in the layout in which torchvision.datasets finds
 import importlib
 import itertools
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from xml.etree import ElementTree as XML
 
 import numpy as np
@@ -276,9 +277,19 @@ def test_the_split_is_the_same_for_every_encoder_and_keeps_images_apart():
         pictures.split("caltech101", {"train": (x[:100], y[:100])})
 
 
-def test_first_process_alone_fits(trained, monkeypatch):
-    monkeypatch.setattr(frozen.parallel, "rank", lambda: 1)
-    monkeypatch.setattr(frozen, "features", lambda *_: {"train": (torch.zeros(2, 1), torch.arange(2))})
-    run, told = encoders.load(trained)
-    args = SimpleNamespace(size=None, features=None, data="", workers=0, by=None)
-    assert frozen.read(run, told, "folders", args) == {}
+def test_two_processes_see_what_one_sees(trained, tmp_path, monkeypatch):
+    """Of 9 training and 5 test images, neither of which can be shared out evenly; each with a worker."""
+    folders(tmp_path / "set", 5)
+    draw(tmp_path / "set" / "train" / "cave" / "odd.jpg", 2, 99)
+    more = ("--features", tmp_path / "1.npz")
+    one = read(trained, "folders", tmp_path / "set", tmp_path, *more, monkeypatch=monkeypatch)
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    arguments = [trained, "--on", "folders", "--data", tmp_path / "set", "--name", "two", "--out", tmp_path]
+    command = [*start, "scale/evaluate.py", *arguments, "--features", tmp_path / "2.npz", "--workers", 1]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    two = json.loads((tmp_path / "two.json").read_text())
+    assert two["hardware"]["processes"] == 2 and two["results"]["images"] == one["results"]["images"]
+    with np.load(tmp_path / "1.npz") as first, np.load(tmp_path / "2.npz") as second:
+        assert all(np.allclose(first[name], second[name], atol=1e-5) for name in first if name != "about")
