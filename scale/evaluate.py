@@ -28,9 +28,9 @@ from pathlib import Path
 
 import encoders
 import frozen
-import pictures
+import image_sets
+import protocols
 import shifts
-import sweep
 from launch import RESULTS, hardware
 from measures import Pixels, measure
 
@@ -42,12 +42,12 @@ from semppl_mini.keeping.command import Parser, command
 from semppl_mini.parallel import device_of
 from semppl_mini.readout import within_reach
 
-ON = dict.fromkeys(("linear", "finetune"), sweep) | dict.fromkeys(shifts.SETS, shifts)
-ON |= dict.fromkeys(pictures.SETS, frozen)
+ON = dict.fromkeys(("linear", "finetune"), protocols) | dict.fromkeys(shifts.SETS, shifts)
+ON |= dict.fromkeys(image_sets.SETS, frozen)
 LABELS = ("labels", "label_list")
 USED = {  # by what of --on: these arguments and no others
     None: (*LABELS, "split", "tune", "all_labels"),
-    sweep: (*LABELS, "val", "protocol", "rates", "epochs", "batch", "workers"),
+    protocols: (*LABELS, "val", "protocol", "rates", "epochs", "batch", "workers"),
     shifts: ("workers",),
     frozen: ("by", "features", "size", "workers"),
 }
@@ -60,13 +60,14 @@ def arguments():
     parser.add_argument("--data", required=True, help="a pack, by name or path; with --on a folder, too")
     parser.add_argument("--name", required=True, help="of the JSON file")
     parser.add_argument("--on", choices=ON, metavar="WHAT", help=f"one of {', '.join(ON)}")
-    parser.add_argument("--labels", type=int, help="how many of the pack's images keep theirs (default: as the run)")
+    parser.add_argument("--labels", type=int, help="how many images keep theirs (default: as the run; with --on all)")
     parser.add_argument("--label-list", help="a file of names of images in the pack: these keep their labels instead")
     parser.add_argument("--split", choices=("val", "test"), help="what to evaluate on (default: test)")
     parser.add_argument("--tune", type=int, help="steps of few-label fine-tuning (default: 0, leaves it out)")
     parser.add_argument("--all-labels", action="store_true", default=None, help="also read out with all labels")
     parser.add_argument("--val", type=int, help="training images to hold out (default: 10%%, of ImageNet ten a class)")
-    parser.add_argument("--protocol", choices=sorted({paper for _, paper in sweep.PROTOCOLS}), help="default: semppl")
+    papers = sorted({paper for _, paper in protocols.PROTOCOLS})
+    parser.add_argument("--protocol", choices=papers, help="default: semppl")
     parser.add_argument("--rates", type=floats, help="instead of the protocol's, with commas: 0.1,0.2")
     parser.add_argument("--epochs", type=wholes, help="likewise: 30,50")
     parser.add_argument("--batch", type=int, help="likewise")

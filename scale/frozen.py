@@ -1,4 +1,4 @@
-"""Read-outs of frozen features by scikit-learn, as the papers' appendices have them, on sets of `pictures`.
+"""Read-outs of frozen features by scikit-learn, as the papers' appendices have them, on sets of image_sets.py.
 
     python scale/evaluate.py runs/semppl --on flowers --data FOLDER --name flowers
     python scale/evaluate.py runs/ifnd --on voc2007 --data FOLDER --by svm low-shot --features voc.npz --name voc
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from encoders import see, whole
-from pictures import SETS, opened, split
+from image_sets import SETS, opened, split
 from torch import Tensor
 
 from semppl_mini import parallel

@@ -21,7 +21,7 @@ from semppl_mini.networks import ENCODERS
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "scale"))
-encoders, sweep = map(importlib.import_module, ("encoders", "sweep"))
+encoders, protocols = map(importlib.import_module, ("encoders", "protocols"))
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +90,8 @@ def test_fine_tuning_moves_the_encoder(pack, trained, tmp_path):
 
 def test_every_protocol_makes_a_config(trained):
     run, told = encoders.load(trained)
-    for (on, _), protocol in sweep.PROTOCOLS.items():
-        config = sweep.config_of(run, told, on, protocol, tiny_data())
+    for (on, _), protocol in protocols.PROTOCOLS.items():
+        config = protocols.config_of(run, told, on, protocol, tiny_data())
         assert config.batch_size == 20 and config.backbone == "narrow" and config.large_size == told["size"][0]
 
 

@@ -25,7 +25,7 @@ import semppl_mini as s
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "scale"))
-encoders, evaluate, frozen, pictures = map(importlib.import_module, ("encoders", "evaluate", "frozen", "pictures"))
+encoders, evaluate, frozen, image_sets = map(importlib.import_module, ("encoders", "evaluate", "frozen", "image_sets"))
 
 COLOURS = np.array([(220, 40, 40), (40, 200, 60), (50, 60, 220), (220, 210, 40)])
 
@@ -140,18 +140,18 @@ SPLITS = {"flowers": (12, 12, 12), "dtd": (12, 12, 12), "aircraft": (12, 12, 12)
 
 @pytest.mark.parametrize("on", LAYOUTS)
 def test_a_set_in_its_own_layout_is_read_and_measured(on, trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(pictures.datasets.Flowers102, "_check_integrity", lambda self: True)  # asks for the real lists
+    monkeypatch.setattr(image_sets.datasets.Flowers102, "_check_integrity", lambda self: True)  # of the real
     LAYOUTS[on](tmp_path / "set", 12)
     monkeypatch.setattr(frozen, "PENALTIES", [1e-3, 1.0, 1e5])
     said = read(trained, on, tmp_path / "set", tmp_path, monkeypatch=monkeypatch)["results"]
     assert (said["images"]["train"], said["images"]["val"], said["images"]["test"]) == SPLITS[on]
-    assert said["metric"] == pictures.SETS[on].metric
+    assert said["metric"] == image_sets.SETS[on].metric
     assert said["logistic"][said["metric"]] > 0.9 and said["logistic"]["penalty"] < 1e5  # colours are easily told apart
     assert said["size"] == 32  # as the digits are
 
 
 def test_what_torchvision_does_not_find_gets_one_sentence(trained, tmp_path, monkeypatch):
-    for on in pictures.SETS:
+    for on in image_sets.SETS:
         with pytest.raises(ValueError, match=f"holds no {on} in its own layout .*; unpack it there") as error:
             read(trained, on, tmp_path / "none", tmp_path, monkeypatch=monkeypatch)
         assert "\n" not in str(error.value)
@@ -167,12 +167,12 @@ def test_what_torchvision_does_not_find_gets_one_sentence(trained, tmp_path, mon
 
 def test_difficult_objects_count_for_nothing(tmp_path):
     voc2007(tmp_path, 12)
-    labels = torch.stack([y for _, y in pictures.opened("voc2007", tmp_path, lambda image: image)["train"]])
-    names = dict(zip(pictures.VOC, labels.T.tolist(), strict=True))
+    labels = torch.stack([y for _, y in image_sets.opened("voc2007", tmp_path, lambda image: image)["train"]])
+    names = dict(zip(image_sets.VOC, labels.T.tolist(), strict=True))
     assert names["cow"] == [0 if i % 7 == 0 else -1 for i in range(12)]
     assert names["dog"] == [1 if i % 3 == 2 else -1 for i in range(12)]
     assert names["car"] == [1 if i % 3 == 0 else 0 if i == 5 else -1 for i in range(12)]
-    assert len(pictures.VOC) == 20 and pictures.VOC == sorted(pictures.VOC)
+    assert len(image_sets.VOC) == 20 and image_sets.VOC == sorted(image_sets.VOC)
 
 
 # ---- features, written once
@@ -268,13 +268,13 @@ def test_the_split_is_the_same_for_every_encoder_and_keeps_images_apart():
         n = 200 if name == "caltech101" else 100
         x, y = torch.arange(n)[:, None], torch.arange(n) % 4
         parts = {"train": (x, y)} | ({} if name == "caltech101" else {"test": (x + n, y)})
-        one, two = pictures.split(name, parts), pictures.split(name, parts)
+        one, two = image_sets.split(name, parts), image_sets.split(name, parts)
         rows = [set(one[part][0].flatten().tolist()) for part in ("train", "val", "test")]
         assert all(torch.equal(one[part][0], two[part][0]) for part in one)
         assert not (rows[0] & rows[1] or rows[0] & rows[2] or rows[1] & rows[2])
     assert [one[part][1].bincount().tolist() for part in ("train", "val", "test")] == [4 * [25], 4 * [5], 4 * [20]]
     with pytest.raises(ValueError, match="a class of 25 images; 30 are to train on"):
-        pictures.split("caltech101", {"train": (x[:100], y[:100])})
+        image_sets.split("caltech101", {"train": (x[:100], y[:100])})
 
 
 def test_two_processes_see_what_one_sees(trained, tmp_path, monkeypatch):

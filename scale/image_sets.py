@@ -4,8 +4,8 @@
     sun397                  ROOT/SUN397/a/abbey/*.jpg, and Training_01.txt, Testing_01.txt of its authors in ROOT
     cars                    ROOT/stanford_cars/, flowers: ROOT/flowers-102/, ... each as its class in torchvision says
 
-Metrics and splits are those of Kornblith et al. (2019), which SimCLR and BYOL took over; sizes of their validation
-parts in docs/readouts.md. Nothing is downloaded.
+Metrics and parts are those of Kornblith et al. (2019), which SimCLR and BYOL took over; the table is in
+docs/readouts.md. Nothing is downloaded.
 """
 
 from collections.abc import Callable
