@@ -42,7 +42,7 @@ from semppl_mini.data import Data, hide_labels, hold_out  # noqa: E402
 from semppl_mini.files import data_dir, make_folder, write_json, write_whole  # noqa: E402
 from semppl_mini.keeping.command import Parser, command  # noqa: E402
 from semppl_mini.parallel import device_of  # noqa: E402
-from semppl_mini.views import Draw, beside, boxes, crop_of, fractions, normalise, photometrics, saliency  # noqa: E402
+from semppl_mini.views import Draw, beside, boxes, crop_of, fractions, normalise, passes, photometrics, saliency  # noqa: E402
 
 SYNSET = r"n\d{8}"
 LISTED = re.compile(rf"({SYNSET})_\w+\.(?:jpe?g|png)", re.IGNORECASE | re.ASCII)  # a line of a label list
@@ -287,8 +287,9 @@ def foreground(image: Tensor) -> Tensor:
 @torch.no_grad()
 def finish_views(crops: list[Tensor], draws: list[Draw], config) -> list[Tensor]:
     """`views.make_views` of views that were masked, cropped, resized, flipped before: uint8 (B, 3, S, S) each."""
-    views = []
-    for crop, draw in zip(crops, draws, strict=True):
+    made = []
+    for views, draw in passes(config, draws):
+        crop = crops[views[0]] if len(views) == 1 else torch.cat([crops[v] for v in views])
         rows = len(crop)
         if crop.device.type == "cpu":  # so few at a time that they stay in the caches
             rows = max(1, torch.get_num_threads() * CACHE // crop[0].numel())
@@ -297,8 +298,8 @@ def finish_views(crops: list[Tensor], draws: list[Draw], config) -> list[Tensor]
             x = fractions(crop[i : i + rows], config)
             part = beside(x, {name: value[i : i + rows] for name, value in draw.items()})
             parts.append(normalise(photometrics(x, part, config), config.mean, config.std))
-        views.append(torch.cat(parts))
-    return views
+        made += torch.cat(parts).chunk(len(views))
+    return made
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ order), greyscale, Gaussian blur, solarize, normalise. Values: BYOL, appendix B;
 unspecified, so blur and solarize probabilities cycle over the views (our choice).
 """
 
+import itertools
 import math
 
 import torch
@@ -179,6 +180,13 @@ def beside(x: Tensor, draw: Draw) -> Draw:
     return {name: value.to(x.device, x.dtype if value.is_floating_point() else None) for name, value in draw.items()}
 
 
+def passes(config, draws: list[Draw]) -> list[tuple[list[int], Draw]]:
+    """The views of each pass, those of one size side by side, and their draws, one after the other: (V B, ...)."""
+    alike = itertools.groupby(range(len(draws)), lambda v: crop_of(config, v)[0])
+    together = [list(views) for _, views in alike]
+    return [(vs, {name: torch.cat([draws[v][name] for v in vs]) for name in draws[vs[0]]}) for vs in together]
+
+
 @torch.no_grad()
 def make_views(images: Tensor, draws: list[Draw], config, masks: Tensor | None = None) -> list[Tensor]:
     """uint8 images (B, 3, H, W) -> L + V normalised views, large first: L of (B, 3, S, S), V of (B, 3, s, s).
@@ -187,8 +195,10 @@ def make_views(images: Tensor, draws: list[Draw], config, masks: Tensor | None =
     """
     x = fractions(images, config)
     masks = None if config.mask_p == 0 else saliency(x) if masks is None else masks.to(x.dtype)
-    views = []
-    for v, draw in enumerate(draws):
-        view = apply_view(x, beside(x, draw), crop_of(config, v)[0], config, masks if v < config.large_views else None)
-        views.append(normalise(view, config.mean, config.std))
-    return views
+    made = []
+    for views, draw in passes(config, draws):
+        n, mask = len(views), masks if views[0] < config.large_views else None
+        many, mask = (part if part is None else part.repeat(n, 1, 1, 1) for part in (x, mask))
+        view = apply_view(many, beside(x, draw), crop_of(config, views[0])[0], config, mask)
+        made += normalise(view, config.mean, config.std).chunk(n)
+    return made

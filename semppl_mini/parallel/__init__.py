@@ -1,6 +1,6 @@
 """Where numbers are computed: processes, devices, precision, memory, pixels. The door; nothing here knows of SemPPL."""
 
-from .device import at_least_float, autocast_of, cut, device_of, place, run_pending, start_xla, uses_bf16, uses_xla
+from .device import at_least_float, autocast_of, cut, device_of, far, place, run_pending, start_xla, uses_bf16, uses_xla
 from .graph import replayed
 from .memory import apart, in_parts, recomputed, together
 from .norm import BatchNorm, share_batch_norm

@@ -41,6 +41,11 @@ def at_least_float(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def far(device: torch.device) -> bool:
+    """Whether operations are started from elsewhere: few large ones are best then, and asking for a value waits."""
+    return device.type != "cpu"
+
+
 # ---- XLA: one program, its rows spread over all devices (SPMD); elsewhere all of this does nothing
 
 _mesh = None  # of devices, once `start_xla` has been called

@@ -8,6 +8,8 @@ import functools
 import torch
 from torch import Tensor
 
+from .device import far
+
 _GREY = (0.2989, 0.587, 0.114)  # ITU-R 601, as torchvision
 
 
@@ -50,8 +52,8 @@ def crop_resize(x: Tensor, box: Tensor, size: int, flip: Tensor | None = None, i
 
 
 def some(apply: Tensor) -> bool:
-    """Whether a row asks for an operation; on accelerators always true, as asking would wait for them."""
-    return apply.device.type != "cpu" or bool(apply.any())
+    """Whether a row asks for an operation; far away always true, as asking would wait."""
+    return far(apply.device) or bool(apply.any())
 
 
 def luma(colour: Tensor) -> Tensor:

@@ -254,6 +254,19 @@ def test_make_views_shapes(large, small, device):
     assert {(x.device.type, x.dtype, x.requires_grad) for x in made} == {(device.type, torch.float32, False)}
 
 
+def test_views_side_by_side_are_those_made_alone(device):
+    """To the bit, large ones, masked, and small ones; of three sizes of batches."""
+    config = everything(large_views=3, small_views=2).replace(mask_p=0.5)
+    for batch in (1, 5, 12):
+        images = (pictures(batch, 24, 20) * 255).byte().to(device)
+        drawn = views.draw_views(config, batch, generator(0, 0, VIEWS), 24, 20)
+        x, masks = images.float() / 255, views.saliency(images.float() / 255)
+        for v, (ours, draw) in enumerate(zip(views.make_views(images, drawn, config), drawn, strict=True)):
+            mask = masks if v < config.large_views else None
+            alone = views.apply_view(x, views.beside(x, draw), views.crop_of(config, v)[0], config, mask)
+            assert torch.equal(ours, views.normalise(alone, config.mean, config.std)), (batch, v)
+
+
 def plain(config):
     """A config whose large views are the image itself, unless it is masked."""
     off = dict(flip_p=0.0, jitter_p=0.0, grey_p=0.0, blur_p=(0.0,), solarize_p=(0.0,), small_views=0)
