@@ -11,6 +11,8 @@ Biases and batch-norm parameters (group key exclude=True) get neither decay nor 
 import torch
 from torch import Tensor, nn
 
+from . import parallel
+
 
 class LARS(torch.optim.Optimizer):
     """params, lr, momentum mu, weight_decay wd, eta (trust coefficient); groups with exclude=True skip wd and eta."""
@@ -36,25 +38,28 @@ class LARS(torch.optim.Optimizer):
         for group in self.param_groups:
             lr = torch.tensor(group["lr"], dtype=torch.float64)  # a tensor: XLA would compile anew for 0 and 1
             lr = lr.to(group["params"][0], non_blocking=True) if group["params"] else lr
-            for w in group["params"]:  # one after the other: on a CPU each stays in the cache for its whole update
-                if w.grad is not None:
-                    self._update(w, group, lr)
+            moving = [w for w in group["params"] if w.grad is not None]
+            # In few operations; on a CPU large weights one after the other, each while it is in the cache.
+            one_by_one = not (group["exclude"] or parallel.far(lr.device))
+            for ws in zip(moving) if one_by_one else [moving] * bool(moving):
+                self._update(ws, group, lr)
         return loss
 
-    def _update(self, w: Tensor, group: dict, lr: Tensor) -> None:
-        v = self.state[w]["momentum"].mul_(group["momentum"])
+    def _update(self, ws: list[Tensor], group: dict, lr: Tensor) -> None:
+        gs, vs = zip(*((w.grad, self.state[w]["momentum"]) for w in ws), strict=True)
+        torch._foreach_mul_(vs, group["momentum"])
         if group["exclude"]:
-            v.add_(w.grad)
+            torch._foreach_add_(vs, gs)
         else:
-            u = w.grad.add(w, alpha=group["weight_decay"])
-            v.addcmul_(u, trust_ratio(w, u, group["eta"]))
-        w.addcmul_(v, lr, value=-1)
+            us = torch._foreach_add(gs, ws, alpha=group["weight_decay"])
+            torch._foreach_addcmul_(vs, us, trust_ratio(ws, us, group["eta"]))
+        torch._foreach_addcmul_(ws, vs, [lr] * len(ws), value=-1)
 
 
-def trust_ratio(w: Tensor, u: Tensor, eta: float) -> Tensor:
-    """eta |w| / |u|, or 1 where either norm is zero: a 0-d tensor."""
-    a, b = w.norm(), u.norm()
-    return torch.where((a > 0) & (b > 0), eta * a / b, 1.0)
+def trust_ratio(ws: list[Tensor], us: list[Tensor], eta: float) -> list[Tensor]:
+    """eta |w| / |u| of each pair, or 1 where either norm is zero: 0-d tensors."""
+    a, b = (torch.stack(torch._foreach_norm(x)) for x in (ws, us))
+    return torch.where((a > 0) & (b > 0), eta * a / b, 1.0).unbind()
 
 
 def param_groups(*modules: nn.Module) -> list[dict]:

@@ -57,7 +57,4 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 @torch.no_grad()
 def ema_update(target: nn.Module, online: nn.Module, gamma: float) -> None:
     """Move target's parameters towards online's, in place. The two modules have the same structure."""
-    weight = torch.tensor(1 - gamma, dtype=torch.float64)  # a tensor: XLA would compile anew for 0 and 1
-    weight = weight.to(next(target.parameters()), non_blocking=True)
-    for xi, theta in zip(target.parameters(), online.parameters(), strict=True):
-        xi.lerp_(theta, weight)
+    torch._foreach_lerp_([*target.parameters()], [*online.parameters()], 1 - gamma)

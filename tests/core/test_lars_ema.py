@@ -103,6 +103,18 @@ def test_lars_resumes_from_its_state_dict():
     assert torch.equal(run(range(4))[0], run(range(2, 4), run(range(2)))[0])
 
 
+def test_all_weights_at_once_move_as_one_after_the_other(monkeypatch):
+    """To the bit: how an accelerator updates them, and a CPU."""
+    torch.manual_seed(0)
+    module, settings = mlp(5, 4, 3), dict(lr=0.1, momentum=0.9, weight_decay=0.01, eta=0.1)
+    gradients = [[units(*p.shape, seed=step) for p in module.parameters()] for step in range(3)]
+    one = stepped(module, settings, gradients)
+    monkeypatch.setattr(lars.parallel, "far", lambda device: True)
+    other = stepped(module, settings, gradients)
+    assert not torch.equal(one["0.weight"], module[0].weight)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 @pytest.mark.parametrize("name", ["lr", "momentum", "weight_decay", "eta"])
 def test_negative_settings_of_lars(name):
     with pytest.raises(ValueError, match=f"{name} = -0.1 is negative"):

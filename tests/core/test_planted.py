@@ -333,7 +333,7 @@ def lars_decays_after_the_adaptation(right):
 
 @planted(core_checks.check_lars, lars, "trust_ratio")
 def lars_has_no_trust_ratio(right):
-    return lambda w, u, eta: torch.ones(())
+    return lambda ws, us, eta: torch.ones(len(ws)).unbind()
 
 
 @planted(core_checks.check_schedule, optim, "lr_at")
