@@ -59,8 +59,7 @@ def epoch_order(config, labels: Tensor, epoch: int) -> Tensor:
 class Prepared(NamedTuple):
     """This process's b rows of a step, on the CPU: labels, ids (b,), the parameters of its views, the method's draws.
 
-    pixels: what `ImageSet.prepare` makes of the images, for `finish` to make the views of.
-    """
+    pixels: what `ImageSet.prepare` makes of the images, for `finish` to make the views of."""
 
     pixels: list[Tensor]
     labels: Tensor
@@ -109,14 +108,10 @@ class Batches:
 
     def place(self, ready: Prepared) -> tuple[list[Tensor], Batch, NamedTuple]:
         """Views, batch and draws of a step, on the device: rows cut over XLA's devices, what is shared on each."""
-        placed = [{name: self._place(value) for name, value in draw.items()} for draw in ready.view_draws]
-        views = self.train.finish([self._place(x) for x in ready.pixels], placed, self.config)
-        labels, ids = self._place(ready.labels), self._place(ready.ids)
-        batch = Batch(labels, ids, self.truth_of[ids] if self.config.oracle else None)
-        draws = {name: x.to(self.device) if name in ready.draws.shared else self._place(x)
-                 for name, x in ready.draws._asdict().items()}  # fmt: skip
+        there = parallel.place(ready, self.device)
+        views = self.train.finish(there.pixels, there.view_draws, self.config)
+        batch = Batch(there.labels, there.ids, self.truth_of[there.ids] if self.config.oracle else None)
+        shared = ready.draws.shared if parallel.uses_xla() else ()
+        shared = {name: getattr(ready.draws, name).to(self.device) for name in shared}
         parallel.run_pending(self.device)
-        return views, batch, ready.draws._replace(**draws)
-
-    def _place(self, x: Tensor) -> Tensor:
-        return parallel.place(x, self.device)
+        return views, batch, there.draws._replace(**shared)

@@ -10,7 +10,6 @@ order), greyscale, Gaussian blur, solarize, normalise. Values: BYOL, appendix B;
 unspecified, so blur and solarize probabilities cycle over the views (our choice).
 """
 
-import itertools
 import math
 
 import torch
@@ -44,8 +43,7 @@ def saturation(x: Tensor, f: Tensor) -> Tensor:
 def jitter(x: Tensor, factors: Tensor, order: Tensor) -> Tensor:
     """Brightness, contrast, saturation, hue by factors (B, 4), each row in its order (B, 4), a permutation.
 
-    Hue costs most, so it runs once: three blends before it and three after, of which each row uses three in all.
-    """
+    Hue costs most, so it runs once: three blends before it and three after, of which each row uses three in all."""
     factor = factors.gather(1, order)  # (B, 4), in the order of use
     position = (order == 3).int().argmax(1)  # where hue stands in each row's order
 
@@ -75,8 +73,7 @@ def saliency(images: Tensor) -> Tensor:
     """Foreground masks (B, 1, H, W) in {0, 1} for sets without; the paper uses DeepUSPS masks (ReLICv2).
 
     Frequency-tuned saliency (Achanta et al., CVPR 2009): distance of the slightly blurred image from its own mean
-    colour, here in RGB instead of Lab, cut at the image's mean distance.
-    """
+    colour, here in RGB instead of Lab, cut at the image's mean distance."""
     one = torch.ones_like(images[:, 0, 0, 0])
     smooth = blur(images, one, one > 0, 5)
     distance = (smooth - images.mean((2, 3), keepdim=True)).norm(dim=1, keepdim=True)
@@ -90,8 +87,7 @@ def boxes(u: Tensor, height, width, scale, ratio) -> Tensor:
     """Random-resized-crop boxes (B, 4) = top, left, height, width in images of height and width, numbers or (B,) each.
 
     Of uniforms u (B, 4) in [0, 1): area share in `scale`, aspect log-uniform in `ratio`, position uniform. Sides that
-    do not fit are cut, as in the official code of SemPPL and BYOL; torchvision (MoCo, CARP) redraws such a box.
-    """
+    do not fit are cut, as in the official code of SemPPL and BYOL; torchvision (MoCo, CARP) redraws such a box."""
     height, width = (torch.as_tensor(side, device=u.device) for side in (height, width))
     area = height * width * (scale[0] + (scale[1] - scale[0]) * u[:, 0])
     aspect = torch.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * u[:, 1])
@@ -111,8 +107,7 @@ def crop_of(config, v: int) -> tuple[int, tuple]:
 def draw_view(config, v: int, batch: int, generator: torch.Generator, height=None, width=None) -> Draw:
     """All parameters of view v (v < L: large, else small) for a batch, each a CPU tensor with one row an image.
 
-    Where images differ in size, height and width are None, and uniforms "u" (B, 4), for `boxes`, stand for "box".
-    """
+    Where images differ in size, height and width are None, and uniforms "u" (B, 4), for `boxes`, stand for "box"."""
 
     def coin(p: float) -> Tensor:
         return torch.rand(batch, generator=generator) < p
@@ -182,8 +177,8 @@ def beside(x: Tensor, draw: Draw) -> Draw:
 
 def passes(config, draws: list[Draw]) -> list[tuple[list[int], Draw]]:
     """The views of each pass, those of one size side by side, and their draws, one after the other: (V B, ...)."""
-    alike = itertools.groupby(range(len(draws)), lambda v: crop_of(config, v)[0])
-    together = [list(views) for _, views in alike]
+    sizes = [crop_of(config, v)[0] for v in range(len(draws))]
+    together = [[v for v, other in enumerate(sizes) if other == size] for size in dict.fromkeys(sizes)]
     return [(vs, {name: torch.cat([draws[v][name] for v in vs]) for name in draws[vs[0]]}) for vs in together]
 
 
@@ -191,8 +186,7 @@ def passes(config, draws: list[Draw]) -> list[tuple[list[int], Draw]]:
 def make_views(images: Tensor, draws: list[Draw], config, masks: Tensor | None = None) -> list[Tensor]:
     """uint8 images (B, 3, H, W) -> L + V normalised views, large first: L of (B, 3, S, S), V of (B, 3, s, s).
 
-    masks uint8 (B, 1, H, W) say what is foreground; without them `saliency` estimates it where mask_p asks for any.
-    """
+    masks uint8 (B, 1, H, W) say what is foreground; without them `saliency` estimates it where mask_p asks for any."""
     x = fractions(images, config)
     masks = None if config.mask_p == 0 else saliency(x) if masks is None else masks.to(x.dtype)
     made = []

@@ -2,9 +2,12 @@
 
 import os
 import sys
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 
 def device_of(config) -> torch.device:
@@ -67,15 +70,37 @@ def uses_xla() -> bool:
     return _mesh is not None
 
 
-def place(x: Tensor, device: torch.device) -> Tensor:
-    """Rows of a batch, from the CPU to where this process computes; on XLA cut over the devices."""
+def place(tree, device: torch.device):
+    """A tree of a batch's rows, from the CPU to where this process computes: on a GPU in one copy, on XLA cut."""
+    if device.type == "cuda":
+        return tree if tree_leaves(tree)[0].is_cuda else as_one(tree, device)
     if device.type != "xla":
-        return x.to(device, non_blocking=True)
+        return tree_map_only(Tensor, lambda x: x.to(device, non_blocking=True), tree)
     import torch_xla.core.xla_model as xm
     import torch_xla.distributed.spmd as spmd
 
-    rows = spmd.ShardingSpec(_mesh, ("rows",) + (None,) * (x.dim() - 1))
-    return xm.send_cpu_data_to_device([x], device, input_sharding=rows)[0]
+    def cut_rows(x: Tensor) -> Tensor:
+        rows = spmd.ShardingSpec(_mesh, ("rows",) + (None,) * (x.dim() - 1))
+        return xm.send_cpu_data_to_device([x], device, input_sharding=rows)[0]
+
+    return tree_map_only(Tensor, cut_rows, tree)
+
+
+def as_one(tree, device: torch.device):
+    """The tensors of a tree on a GPU, whose host pays by the copy: their bytes went as one tensor of pinned memory."""
+    tensors = [x for x in tree_leaves(tree) if isinstance(x, Tensor)]
+    parts = [pad(x.contiguous().flatten().view(torch.uint8), (0, -x.nbytes % 16)) for x in tensors]  # aligned
+    sent = torch.cat(parts).pin_memory().to(device, non_blocking=True).split([len(part) for part in parts])
+    there = (part[: x.nbytes].view(x.dtype).view(x.shape) for part, x in zip(sent, tensors, strict=True))
+    return tree_map_only(Tensor, lambda _: next(there), tree)
+
+
+def numbers(x: Tensor) -> Callable[[], list[float]]:
+    """A function that says x's numbers; of a GPU it waits for x, and not for what was started after it."""
+    if x.device.type != "cuda":
+        return x.tolist
+    here, done = x.to("cpu", non_blocking=True), torch.cuda.current_stream().record_event()
+    return lambda: done.synchronize() or here.tolist()
 
 
 def run_pending(device: torch.device) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from . import world
+from .device import place
 
 WARM = 3  # calls before the capture, in which libraries choose their algorithms
 
@@ -20,14 +21,13 @@ class Replayed:
     """The first calls of a function run as they are; then one is captured, it and all later ones are replays.
 
     Arguments (tensors of the same shapes in each call) are copied to where the graph reads them, results from where it
-    writes them. ValueError: the function waits for the device.
-    """
+    writes them. ValueError: the function waits for the device."""
 
     def __init__(self, function: Callable):
         self.function, self.calls, self.graph, self.stream = function, 0, None, torch.cuda.Stream()
 
     def __call__(self, *given):
-        values, shape = tree_flatten(given)
+        values, shape = tree_flatten(place(given, torch.device("cuda")))
         if self.calls == 0:
             self.values = tree_map_only(Tensor, lambda x: torch.empty_like(x, device="cuda"), values)
         for own, x in zip(self.values, values, strict=True):

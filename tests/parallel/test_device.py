@@ -12,8 +12,10 @@ import pytest
 import torch
 from core_checks import differing, random, tiny, weights
 from torch.testing import assert_close
+from torch.utils._pytree import tree_flatten
 
-from semppl_mini import Data, evaluate, fit, load_run
+from semppl_mini import Data, SemPPL, evaluate, fit, load_data, load_run, parallel, presets
+from semppl_mini.batches import Batches
 from semppl_mini.data import ImageSet, hide_labels
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once, at cuBLAS's first use: for the same bits
@@ -75,6 +77,20 @@ def test_a_resumed_run_has_the_bits_of_a_whole_one(precision, device, same_bits,
     resumed = run_of(device, tmp_path, precision=precision)
     assert resumed.finished and not differing(weights(whole), weights(resumed))
     assert [r["loss"] for r in whole.history] == [r["loss"] for r in resumed.history]
+
+
+def test_tensors_that_travel_as_one_arrive_as_they_were(monkeypatch):
+    """A step's, of all types and shapes, one empty, one not contiguous; without a GPU to memory that is not pinned."""
+    prepared = Batches(presets.digits(), load_data("digits", labels=100).train, SemPPL.draw)[3]
+    given = [prepared, None, torch.zeros(0, 3), torch.arange(12.0).view(3, 4).T, torch.tensor(7).double()]
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: x)
+    arrived = parallel.device.as_one(given, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    (ours, shape), (theirs, wanted) = tree_flatten(arrived), tree_flatten(given)
+    assert shape == wanted and arrived[1] is None and len({x.dtype for x in theirs if x is not None}) >= 5
+    for x, y in zip(filter(torch.is_tensor, ours), filter(torch.is_tensor, theirs), strict=True):
+        assert x.dtype == y.dtype and torch.equal(x.cpu(), y)
+    assert len({x.untyped_storage().data_ptr() for x in ours if x is not None}) == 1
 
 
 def test_a_checkpoint_is_read_on_the_cpu(device, tmp_path):
