@@ -10,7 +10,7 @@ from semppl_mini import Data, SemPPL, load_data, monitor
 from semppl_mini.batches import Batches
 from semppl_mini.files import data_dir
 from semppl_mini.optim import lr_at, make_optimizer, set_lr
-from semppl_mini.parallel import autocast_of, average_and_check, placed
+from semppl_mini.parallel import autocast_of, averaged, placed
 
 
 @functools.cache
@@ -41,12 +41,12 @@ class Stepper:
         terms = monitor.terms_of(loss, seen)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        average_and_check(self.method.online, terms)
+        said = averaged(self.method.online, terms)
         set_lr(self.optimizer, lr_at(self.config, self.done / self.batches.each))
         self.optimizer.step()
         self.method.after_step(self.done / (self.batches.each * self.config.epochs))
         self.method.count(seen, batch, self.batches.truth_of)
-        torch.stack(list(terms.values())).tolist()
+        said()
         self.done += 1
 
     def views(self) -> list[Tensor]:

@@ -34,8 +34,7 @@ def fit(
 
     Ctrl-C, a notebook's stop button or SIGTERM end the step, save, and raise Interrupted, which has the run.
     ValueError: the folder's config (but for computing), images or weights differ, or data.train has other labels.
-    FloatingPointError: a loss or gradient is not finite; weights and target are those before the step (queues are not).
-    """
+    FloatingPointError: a loss or gradient is not finite; all is as it was before the step."""
     counts = dict(save_every=save_every, keep_last=keep_last, workers=workers, steps=steps)
     keeping.check(config, data, folder, resume, callbacks, **counts)
     kind = keeping.class_of(config, method)
@@ -61,7 +60,7 @@ def fit(
                 method.before_epoch(epoch, config.epochs, lambda: embed(method, batches))
             for step, views, batch, draws in keeper.steps():  # prepared by `batches`, on the device
                 terms, counts = gradient(views, batch, draws)
-                parallel.average_and_check(method.online, terms)  # of the global batch; not finite: it ends here
+                terms = parallel.averaged(method.online, terms)  # of the global batch, or not finite
                 lr, done = lr_at(config, step / batches.each), (step + 1) / (batches.each * config.epochs)
                 set_lr(optimizer, lr)
                 method.before_step(done)
@@ -95,8 +94,7 @@ def measure_untrained(method: Method, batches: Batches, keeper: keeping.Keeper) 
             probe.warm(*batches.place(batches.prepare(0, index))[:2])
     for views, batch, draws in keeper.timed(batches.ahead(0, min(8, batches.each))):
         loss, seen = probe(views, batch, draws)
-        terms = monitor.terms_of(loss, seen)
-        parallel.average_(list(terms.values()))
+        terms = parallel.averaged(probe.online, monitor.terms_of(loss, seen))
         keeper.record(terms, probe.count(seen, batch, batches.truth_of), 0.0)
 
 

@@ -3,7 +3,7 @@
 import copy
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from ..files import checkpoint, write_json
 from .log import Log
 from .run import COMPUTING, EXACT, Run, class_name, config_in, facts, fitting, software
 from .signals import ENOUGH, Interrupted, Listen, StopTraining
+from .undo import Undo
 
 
 class Pace:
@@ -51,6 +52,7 @@ class Keeper:
         self.last = min(self.end_step, last or self.end_step)
         kind = class_name(run.config, type(run.method))
         self.place = parallel.replayed(batches.place, run.config, batches.device)
+        self.undo = Undo(run.method, optimizer, batches.device)
         self.same = {"class": kind, "data": run.data, **digests, "classes": run.method.num_classes}  # beside the config
         self.log, self.saved, self.signal, self.ready, self.bar = None, None, 0, None, None
         self.software = {"device": str(batches.device), **software()}
@@ -71,8 +73,9 @@ class Keeper:
         if self.log:
             self.log.close()
         if kind is parallel.NotFinite:
+            self.undo.back()
             place = f"look at {self.saved}" if self.saved else "no checkpoint was kept"
-            raise FloatingPointError(f"Step {self.done} (epoch {self.done // self.each + 1}): {error}; no weight has "
+            raise FloatingPointError(f"Step {self.done} (epoch {self.done // self.each + 1}): {error}; nothing has "
                                      f"seen it, {place}, try a lower lr or precision='fp32'.") from None  # fmt: skip
 
     @property
@@ -110,21 +113,30 @@ class Keeper:
         for ready in prepared:
             placed = self.place(ready)
             self.times = asked, time.perf_counter()
+            self.settle()
+            self.undo.keep()
             yield placed
             asked = time.perf_counter()
 
-    def record(self, terms: dict, counts: dict, lr: float) -> None:
-        """A step is done. Its line goes to the log, but for those of the untrained network."""
+    def record(self, terms: Callable[[], dict], counts: dict, lr: float) -> None:
+        """A step is done; what `terms` says, perhaps later, goes to the log, but for the untrained network."""
         parallel.run_pending(self.batches.device)
-        terms = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
         (asked, there), now = self.times, time.perf_counter()
-        if self.run.history:
-            self.write({"step": self.done, **terms, "lr": lr})
         times = {"data": there - asked, "all": now - asked}
         self.run.unfinished.append({"terms": terms, "lr": lr, "counts": counts, "times": times})
 
+    def settle(self) -> None:
+        """Before the next step, or a save, ask what the last one said. NotFinite: it is as if it had not been."""
+        if self.run.unfinished and callable(self.run.unfinished[-1]["terms"]):
+            step = self.run.unfinished.pop()
+            terms = step["terms"]()
+            if self.run.history:
+                self.write({"step": self.done, **terms, "lr": step["lr"]})
+            self.run.unfinished.append(step | {"terms": terms})
+
     def close_epoch(self) -> None:
         """The epoch's record: mean terms, shares over its images, speed; then a save, and the callbacks."""
+        self.settle()
         run, steps = self.run, self.run.unfinished
         seconds, data = (sum(s["times"][name] for s in steps) for name in ("all", "data"))
         terms = {name: sum(s["terms"][name] for s in steps) / len(steps) for name in steps[0]["terms"]}
@@ -181,6 +193,7 @@ class Keeper:
 
     def state(self) -> dict:
         """All that a run is, as plain types: what a checkpoint holds."""
+        self.settle()
         run = self.run
         return tree_map_only(torch.Tensor, torch.Tensor.cpu, {  # so that any device can read a checkpoint
             "config": run.config.to_dict(), "position": {"epoch": len(run.history), "step": self.done},
@@ -191,6 +204,7 @@ class Keeper:
 
     def save(self) -> None:
         """One more checkpoint; the oldest goes. Without a folder nothing is kept."""
+        self.settle()
         if self.log:
             self.log.sync()  # the checkpoint knows how long it is
             self.saved = checkpoint.path_of(self.run.folder, self.done)

@@ -16,8 +16,7 @@ held = weakref.WeakSet()  # the logs that this process has open
 class Log:
     """The log of the run in `folder`, locked until `close`, or until this process is gone, however it ends.
 
-    ValueError: another process trains there, or log.jsonl is no file.
-    """
+    ValueError: another process trains there, or log.jsonl is no file."""
 
     def __init__(self, folder):
         self.path = make_folder(folder) / "log.jsonl"

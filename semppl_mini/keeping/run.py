@@ -30,8 +30,7 @@ class Run:
 
     history[0] is the untrained network, its queues filled with the labelled images of an epoch; each record has epoch,
     loss and its terms, embedding_std, lr, what the method counts (see monitor), images_per_second, data_share, seconds.
-    data_share: the part of these seconds that waited for views; read-outs are in neither.
-    """
+    data_share: the part of these seconds that waited for views; read-outs are in neither."""
 
     config: Config
     method: nn.Module
@@ -90,8 +89,7 @@ def class_name(config, kind: type[Method]) -> str:
 def facts(config: Config, provenance: str, size=(None, None), classes=(), versions=()) -> dict:
     """What run.json tells those who take the encoder: what builds it, what its images were; nothing here reads it.
 
-    size: (H, W) of the images; None, where they differ, is the size of the large crops. versions: of `software`.
-    """
+    size: (H, W) of the images; None, where they differ, is the size of the large crops. versions: of `software`."""
     own = {name: getattr(config, name) for name in ("mean", "std", "method", "seed")}
     own["architecture"] = {name: getattr(config, name) for name in ARCHITECTURE}
     own["size"] = [side or config.large_size for side in size]
@@ -135,8 +133,7 @@ def read_state(path) -> tuple[Path, dict, Config]:
 def load_run(path, method: type[Method] | None = None) -> Run:
     """The run kept in a folder (its newest whole checkpoint) or checkpoint file: config, history, method on the CPU.
 
-    method: the class that was given to `fit`, if one was. ValueError: a missing, damaged or foreign checkpoint.
-    """
+    method: the class that was given to `fit`, if one was. ValueError: a missing, damaged or foreign checkpoint."""
     path, state, config = read_state(path)
     kind = class_of(config, method)
     if (given := class_name(config, kind)) != (kept := state.get("class", config.method)):
@@ -153,8 +150,7 @@ def start_from(weights, method: Method) -> str:
     """Give a new method what it `starts` from: another run's networks, not its queues, or an encoder -> their digest.
 
     weights: the run's folder or checkpoint; an encoder, ours or a ResNet of torchvision or timm, as module, state_dict
-    or file of one; None: nothing, and "". Of a classifier's run the encoder. ValueError: it does not fit.
-    """
+    or file of one; None: nothing, and "". Of a classifier's run the encoder. ValueError: it does not fit."""
     if weights is None:
         return ""
     path, tensors, config = _given(weights)

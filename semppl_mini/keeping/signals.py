@@ -9,8 +9,7 @@ ENOUGH = signal.NSIG  # above the numbers of signals: a callback has had enough
 class Interrupted(KeyboardInterrupt):
     """A training was asked to stop, and did, between two steps; `run` is what there is of it, `signal` who asked.
 
-    An error, so that of *Run All* no later cell runs; in a notebook it is one line, not a traceback.
-    """
+    An error, so that of *Run All* no later cell runs; in a notebook it is one line, not a traceback."""
 
     def __init__(self, message: str, run, number: int):
         super().__init__(message)

@@ -6,5 +6,5 @@ from .memory import apart, in_parts, recomputed, together
 from .norm import BatchNorm, share_batch_norm
 from .pixels import blend, blur, constant, crop_resize, hue, some
 from .search import first_at_least, largest, neighbours
-from .step import NotFinite, ahead, average_and_check, compiled, one_early, placed
-from .world import average_, gather, mean, most, rank, rows, size, start, stop, tell, total
+from .step import NotFinite, ahead, averaged, compiled, one_early, placed
+from .world import gather, mean, most, rank, rows, size, start, stop, tell, total

@@ -29,8 +29,7 @@ def resize_matrix(start: Tensor, length: Tensor, size: int, inner: int, flip=Non
     """Weights (B, size, inner) that take [start, start + length) of an axis to `size` pixels; `flip` (B,) mirrors.
 
     The filter is a triangle of half-width max(length / size, 1) ("bilinear"), or a cubic of twice that ("bicubic",
-    BYOL's), around each output's centre, cut at the box and normalised: PIL's and torchvision's antialias=True.
-    """
+    BYOL's), around each output's centre, cut at the box and normalised: PIL's and torchvision's antialias=True."""
     scale = (length / size).view(-1, 1, 1)  # (B, 1, 1)
     out = torch.arange(size, device=start.device).view(1, -1, 1)
     if flip is not None:
@@ -75,8 +74,7 @@ def hue(x: Tensor, f: Tensor) -> Tensor:
     """Turn the hue by f (B,) of a full circle, in HSV: V the largest channel, C = V - the smallest.
 
     On the colour circle a hue is |h| = (2 + (g + b - r - V) / C) / 6 away from red, on green's side where g > b;
-    and a channel whose own hue (0, 1/3, 2/3) is at distance d has the value V - C clamp(6 d - 1, 0, 1).
-    """
+    and a channel whose own hue (0, 1/3, 2/3) is at distance d has the value V - C clamp(6 d - 1, 0, 1)."""
     r, g, b = x.unbind(1)  # (B, H, W)
     top = r.maximum(g).maximum(b)
     chroma = top - r.minimum(g).minimum(b)

@@ -1,5 +1,6 @@
 """What a step of training asks of the machine: itself made ahead, its method in place, its gradients averaged."""
 
+import math
 import multiprocessing
 import os
 import signal
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from . import world
-from .device import run_pending
+from .device import far, numbers, run_pending
 from .norm import share_batch_norm
 
 PER_CORE = 4  # workers, at most [ours]
@@ -23,8 +24,7 @@ PER_CORE = 4  # workers, at most [ours]
 def ahead(make: Callable, first: int, last: int, workers: int = 0) -> Iterator:
     """make(first), ..., make(last - 1), in order, made ahead in so many processes; 0: here, when asked for.
 
-    Never more than there are items, or, with a warning, than PER_CORE for each core.
-    """
+    Never more than there are items, or, with a warning, than PER_CORE for each core."""
     if workers > (most := PER_CORE * (cores := os.cpu_count() or 1)):
         words = f"workers = {workers} are more than {PER_CORE} for each of {cores} cores; {most} are started, at most."
         warnings.warn(words, stacklevel=2)
@@ -89,15 +89,22 @@ class NotFinite(FloatingPointError):
     """A loss or gradient is infinite or no number."""
 
 
-def average_and_check(online: nn.Module, terms: dict[str, Tensor]) -> None:
-    """Gradients and terms become those of the global batch; NotFinite names the first that is not finite."""
+def averaged(online: nn.Module, terms: dict[str, Tensor]) -> Callable[[], dict[str, float]]:
+    """Gradients and terms become those of the global batch; the function says the terms, or NotFinite names a bad one.
+
+    Here it is asked at once, before a weight has moved; far away, where one would wait, the next step asks."""
     gradients = {name: p.grad for name, p in online.named_parameters() if p.grad is not None}
     world.average_([*gradients.values(), *terms.values()])
-    sums = {f"the term {name}": value for name, value in terms.items()}
-    sums["the term loss"] = sums.pop("the term loss")  # named only if it is alone
-    sums |= {f"the gradient of {name}": g.sum() for name, g in gradients.items()}
-    every = torch.stack(list(sums.values()))
+    norms = torch._foreach_norm([*gradients.values()]) if gradients else []
+    ask = numbers(every := torch.stack([*terms.values(), *norms]))
     run_pending(every.device)
-    if not bool(every.isfinite().all()):
-        i = every.isfinite().tolist().index(False)
-        raise NotFinite(f"{list(sums)[i]} is {float(every[i])}")
+
+    def said() -> dict[str, float]:
+        names = [f"the term {name}" for name in terms], [f"the gradient of {name}" for name in gradients]
+        found = list(zip([*names[0], *names[1]], ask(), strict=True))
+        if bad := {name: x for name, x in found if not math.isfinite(x)}:
+            name = min(bad, key=lambda name: (name not in names[0], name == "the term loss"))  # loss if it is alone
+            raise NotFinite(f"{name} is {bad[name]}")
+        return dict(zip(terms, (x for _, x in found), strict=False))
+
+    return said if far(every.device) else partial(dict, said())

@@ -14,8 +14,7 @@ from torch import Tensor
 def start() -> None:
     """Join the processes that torchrun started (NCCL on GPUs, gloo on CPUs); alone, do nothing.
 
-    ValueError: the environment says what no torchrun does.
-    """
+    ValueError: the environment says what no torchrun does."""
     n = within("WORLD_SIZE", 1, 2**20, "1")
     within("RANK", 0, n - 1, "0" if n == 1 else "")
     if n > 1 and not dist.is_initialized():

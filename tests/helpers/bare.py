@@ -29,7 +29,7 @@ class Bare:
         terms = monitor.terms_of(loss, seen)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        parallel.average_and_check(method.online, terms)
+        parallel.averaged(method.online, terms)
         set_lr(self.optimizer, lr_at(config, step / batches.each))
         progress = (step + 1) / (batches.each * config.epochs)
         method.before_step(progress)

@@ -1,6 +1,7 @@
 """A run that was stopped anywhere ends with the bits of one that was not; what differs, or is damaged, is refused."""
 
 import dataclasses
+import itertools
 import json
 import math
 import multiprocessing
@@ -20,9 +21,10 @@ import torch
 from core_checks import differing, tiny, tiny_data, weights, with_train
 from processes import gone, running
 from torch.testing import assert_close
+from torch.utils._pytree import tree_leaves
 from torture import ended, unequal, untimed
 
-from semppl_mini import Interrupted, SemPPL, evaluate, fit, load_run, losses, monitor, supervised
+from semppl_mini import Interrupted, SemPPL, evaluate, fit, load_run, losses, monitor, optim, supervised, train
 from semppl_mini.batches import Batches
 from semppl_mini.files import checkpoint
 from semppl_mini.keeping import keeper
@@ -524,13 +526,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights(value, said, tmp_pat
     kept = []
     with pytest.raises(FloatingPointError) as error:
         run_of(tiny(labelled_share=0.25), tmp_path, save_every=1, callbacks=[lambda run, record: kept.append(run)])
-    words = f"Step 5 (epoch 2): the term L_sempos is {said}; no weight has seen it, look at "
+    words = f"Step 5 (epoch 2): the term L_sempos is {said}; nothing has seen it, look at "
     assert words in str(error.value) and f"{tmp_path}/checkpoint-00000005.pt, try a lower lr" in str(error.value)
-    state = checkpoint.newest(tmp_path)[1]["method"]
-    now = weights(kept[0])
-    assert [name for name in differing(state, now) if "running" not in name and "num_batches" not in name] == [
-        name for name in differing(state, now) if name.startswith("queue.")
-    ]
+    assert not differing(checkpoint.newest(tmp_path)[1]["method"], weights(kept[0]))
     monkeypatch.undo()
     assert run_of(tiny(labelled_share=0.25), tmp_path).finished  # from the checkpoint, without the fault
 
@@ -541,6 +539,47 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights(monkeypatch):
     monkeypatch.setattr(losses, "nce", lambda logits, *valid: right(logits, *valid) + (logits.sum() * 0).abs().sqrt())
     with pytest.raises(FloatingPointError, match=r"Step 0 \(epoch 1\): the gradient of encoder.stem.0.weight is nan"):
         run_of(tiny(labelled_share=0.25))
+
+
+UNDONE = {
+    "lars": {}, "airbench, muon": {"backbone": "airbench", "small_size": 9, "optimizer": "muon", "lr": 0.02},
+    "sgd": {"optimizer": "sgd", "lr": 0.1}, "ifnd, queue": {"method": "ifnd", "clusters": (4,), "key_queue": 40},
+    "carp, adamw": {"method": "carp", "prototypes": 60, "block": 16, "optimizer": "adamw", "lr": 0.01},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("step", [0, 3, 5])  # the first, the last of an epoch, and one within the next
+@pytest.mark.parametrize("late", [False, True])  # asked before the optimizer's step, or, as on a GPU, at the next
+@pytest.mark.parametrize("name", UNDONE)
+def test_a_step_with_an_infinite_gradient_has_never_been(name, late, step, tmp_path, monkeypatch):
+    """Networks, target, running statistics, queues and optimizer to the bit, and no checkpoint holds it."""
+    config, made, kept = tiny(**UNDONE[name]), [], []
+    until = tmp_path / "until" if step else tmp_path / "bad"
+    run_of(config, until, steps=step) if step else None
+    for place in (keeper.parallel, parallel_step) if late else ():
+        monkeypatch.setattr(place, "far", lambda device: True)
+    monkeypatch.setattr(train, "make_optimizer", lambda *given: made.append(optim.make_optimizer(*given)) or made[0])
+
+    def spoil(run, record):
+        kept.append(run)
+        if record["epoch"] == 0:
+            grads = itertools.count()
+            one = next(p for p in run.method.online.parameters() if p.requires_grad)
+            one.register_hook(lambda g: torch.full_like(g, math.inf) if next(grads) == step else None)
+
+    words = rf"Step {step} \(epoch .*the gradient of .* is (inf|nan); nothing has seen it"
+    with pytest.raises(FloatingPointError, match=words):
+        run_of(config, tmp_path / "bad", save_every=1, callbacks=[spoil])
+    before, last = (checkpoint.newest(folder)[1] for folder in (until, tmp_path / "bad"))
+    assert before["position"]["step"] == last["position"]["step"] == step
+    for state in (kept[0].method.state_dict(), last["method"]):
+        assert not differing(before["method"], state)
+    for state in (made[0].state_dict(), last["optimizer"]):
+        ours, theirs = tree_leaves(state["state"]), tree_leaves(before["optimizer"]["state"])
+        assert len(ours) == len(theirs) and all(torch.equal(torch.as_tensor(x), torch.as_tensor(y))
+                                                for x, y in zip(ours, theirs, strict=True))  # fmt: skip
+    logged = [json.loads(line) for line in (tmp_path / "bad" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in logged if "step" in line] == [*range(step)]
 
 
 def test_collapse_is_a_warning_in_the_log(tmp_path, monkeypatch):

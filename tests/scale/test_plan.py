@@ -244,7 +244,7 @@ def sent_in_a_step(config, n, monkeypatch):
     draws = type(draw_step(config, 0))(*(x[own] for x in draw_step(config, 0)))
     method(views, batch, draws)[0].backward()
     monkeypatch.setattr(dist, "all_reduce", functools.partial(all_reduce, part="gradients"))
-    parallel.average_([p.grad for p in method.online.parameters()])
+    parallel.world.average_([p.grad for p in method.online.parameters()])
     return sent
 
 
