@@ -87,8 +87,7 @@ def load_data(name_or_path="digits", labels=None, label_seed: int = 0, val: int 
     labels: how many training images keep their label: None = all, a share in (0, 1], or a count, as many of each class
     or, where one has too few, in proportion; label_seed picks which. label_list: a file of the names of those. val: how
     many of the other labelled ones are held out for tuning, always the same (a tenth by default): as many of each
-    class, or in proportion where one is over 10% smaller than their mean. ValueError: no pack, a bad count or list.
-    """
+    class, or in proportion where one is over 10% smaller than their mean. ValueError: no pack, a bad count or list."""
     if labels is not None and label_list is not None:
         raise ValueError(f"labels = {labels!r} and label_list = {str(label_list)!r} both choose labels; give one.")
     splits, meta = colour_digits() if str(name_or_path) == "digits" else read_pack(name_or_path)
@@ -124,8 +123,7 @@ def hold_out(truth: Tensor, val: int | None, classes: list[str], listed: Tensor)
 def pick(truth: Tensor, count: int, classes: int, seed: int, balanced: bool = True) -> Tensor:
     """Indices of a random choice of `count` images: equally many a class, or else in proportion to the classes.
 
-    Places left over by rounding go to the largest remainders, at random among equal ones.
-    """
+    Places left over by rounding go to the largest remainders, at random among equal ones."""
     rng = generator(seed, 0, LABELS)
     order = torch.randperm(len(truth), generator=rng)
     sizes = torch.ones(classes).long() if balanced else torch.bincount(truth, minlength=classes)

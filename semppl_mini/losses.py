@@ -25,8 +25,7 @@ def draw_negatives(batch: int, n: int, generator: torch.Generator) -> Tensor:
     """N(m) for every row m: n distinct other rows of the batch, (B, N).
 
     N(m) = { m + s mod B : s in S }, S being n distinct shifts out of 1..B-1, drawn anew each step. So each row's set
-    is uniform over all n-subsets of the other rows, at O(B n) cost; rows share the shifts (our choice).
-    """
+    is uniform over all n-subsets of the other rows, at O(B n) cost; rows share the shifts (our choice)."""
     if not 1 <= n < batch:
         raise ValueError(f"{n} negatives cannot be drawn from a batch of {batch}; choose 1 to {batch - 1}.")
     shifts = 1 + torch.randperm(batch - 1, generator=generator)[:n]
@@ -37,8 +36,7 @@ def logits(o: Tensor, t: Tensor, negatives: Tensor, tau: float, ids: Tensor | No
     """o (I, b, D), t (J, B, D), negatives (b, N), ids (B,) of the images -> (I, J, b, 1 + N), the positive first.
 
     The b rows of o and negatives are rows first, first + 1, ... of the B in t and ids (of several processes each has
-    its own; alone b = B). A negative with the row's own id gets a logit that weighs nothing.
-    """
+    its own; alone b = B). A negative with the row's own id gets a logit that weighs nothing."""
     row = torch.arange(first, first + len(negatives), device=negatives.device)[:, None]
     candidates = torch.cat([row, negatives], 1)  # (b, 1 + N)
     similarity = torch.einsum("ibd,jnd->ijbn", o, t)  # (I, J, b, B)
@@ -59,8 +57,7 @@ def semantic_logits(o: Tensor, z: Tensor, a: Tensor, tau: float) -> Tensor:
 def masked_mean(x: Tensor, valid: Tensor | None) -> Tensor:
     """Mean of x over the entries where valid (broadcast to x) is true; exactly zero, never NaN, where none is.
 
-    Of several processes, each gets its entries' part of the mean over all entries, times the number of processes.
-    """
+    Of several processes, each gets its entries' part of the mean over all entries, times the number of processes."""
     if valid is None:
         return x.mean()
     w = valid.expand_as(x).to(x.dtype)
@@ -76,8 +73,7 @@ def invariance(a: Tensor, valid: Tensor | None = None, detach: str = "argument")
     """Mean KL(p_ij || p_ji) over ordered pairs i != j of the large views: a (L, L, ..., 1 + N) -> scalar >= 0.
 
     detach="argument" stops the gradient of p_ij altogether; detach="entropy" stops only E_p log p, ReLIC's literal
-    form. valid is broadcastable to (L, L, ...). One large view has no pair: exactly zero.
-    """
+    form. valid is broadcastable to (L, L, ...). One large view has no pair: exactly zero."""
     log_p = a.log_softmax(-1)
     log_p_ji = log_p.transpose(0, 1)
     entropy = (log_p.detach().exp() * log_p.detach()).sum(-1)  # E_p log p, no gradient in either form

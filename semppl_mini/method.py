@@ -110,8 +110,7 @@ class Method(nn.Module):
 def encode(encoder: nn.Module, images, config, batch: int = 500) -> Tensor:
     """Features (n, dim) of whole, un-augmented images, batch norm frozen, in float32 on the CPU.
 
-    images: uint8 or float in [0, 1], (n, 3, H, W), or a set; of files the centre is taken, config.large_size a side.
-    """
+    images: uint8 or float in [0, 1], (n, 3, H, W), or a set; of files the centre is taken, config.large_size a side."""
     if not isinstance(encoder, nn.Module) or isinstance(encoder, Method) or not [*encoder.parameters()]:
         raise ValueError(f"encoder = {shown(encoder)} is no network of images with weights; give run.method.encoder.")
     was, parameter = encoder.training, next(encoder.parameters())

@@ -39,8 +39,7 @@ def embedding_std(o: Tensor) -> Tensor:
 def count(seen: dict, labels: Tensor, truth: Tensor) -> Counts:
     """seen from `SemPPL.forward`; visible labels and true classes (B,) -> {name: (numerator, denominator)}.
 
-    Of several processes each gives its rows, and all get the sums.
-    """
+    Of several processes each gives its rows, and all get the sums."""
     unlabelled, voted, known = labels < 0, seen["voted"], truth >= 0
     rows = unlabelled & (voted >= 0)
     agree = (seen["votes"] == voted[:, None]).float().mean(1)

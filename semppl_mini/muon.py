@@ -18,8 +18,7 @@ from torch import Tensor
 class Muon(torch.optim.AdamW):
     """params, lr, and AdamW's betas and weight_decay; parameters of four dimensions get Muon's step, others AdamW's.
 
-    scale: 20 above. bf16: Newton-Schulz in bfloat16, for hardware that has it. ValueError: mu or scale out of range.
-    """
+    scale: 20 above. bf16: Newton-Schulz in bfloat16, for hardware that has it. ValueError: mu or scale out of range."""
 
     def __init__(self, params, lr: float, betas=(0.9, 0.99), weight_decay=0.01, mu=0.6, scale=20.0, bf16=False):
         if not 0 <= mu < 1 or not 0 < scale < math.inf:

@@ -38,8 +38,7 @@ def basic_block(inner: int, width: int, stride: int) -> nn.Module:
 class Encoder(nn.Module):
     """Images (B, 3, H, W), normalised -> features (B, dim), the mean of the last map.
 
-    recompute: keep the inputs of the stages' blocks alone, see parallel/memory.py.
-    """
+    recompute: keep the inputs of the stages' blocks alone, see parallel/memory.py."""
 
     def __init__(self, stem: nn.Module, stages: list[nn.Module], dim: int, recompute: bool = False):
         super().__init__()
@@ -113,8 +112,7 @@ def networks(config, generator: torch.Generator) -> nn.ModuleDict:
 def begin(network: nn.Module, images, config) -> None:
     """Before a training from scratch: weights of layers that have a `weight_from(images, config)`, as airbench's first.
 
-    They are alike in all such layers of a network, so it is asked once, on process 0, and told to all.
-    """
+    They are alike in all such layers of a network, so it is asked once, on process 0, and told to all."""
     if layers := [layer for layer in network.modules() if hasattr(layer, "weight_from")]:
         weight = parallel.tell(layers[0].weight_from(images, config) if parallel.rank() == 0 else None)
         for layer in layers:

@@ -23,8 +23,7 @@ def draw_positives(
 
     queue_labels, queue_ids (Q,) with -1 in empty slots; y_bar, ids (B,); u (B, R) uniform in [0, 1). With
     `exclude_self`, entries of the row's own image are never drawn. Rows with y_bar = -1 or no entry to draw
-    are invalid; their slots are meaningless.
-    """
+    are invalid; their slots are meaningless."""
     key, order = (queue_labels * _IDS + queue_ids).sort(stable=True)  # (Q,), empty slots first
     c = y_bar.clamp(min=0)
 

@@ -16,8 +16,7 @@ class LabelledQueue(nn.Module):
     """FIFO of labelled target projections, kept in buffers so that a checkpoint carries it.
 
     Any capacity works with any batch size: writes wrap around, and of a batch with more than Q labelled rows
-    only the last Q are kept. Empty slots have label -1.
-    """
+    only the last Q are kept. Empty slots have label -1."""
 
     def __init__(self, views: int, capacity: int, dim: int):
         super().__init__()

@@ -19,8 +19,7 @@ def majority(labels: Tensor, weights: Tensor, num_classes: int) -> tuple[Tensor,
     """The most frequent label along the last axis, and the summed weight of those who chose it.
 
     labels (..., n) with -1 for an abstention, weights (..., n) -> label (...), weight (...). Ties go to the
-    larger summed weight, then to the smallest label. Where all abstain: label -1, weight 0.
-    """
+    larger summed weight, then to the smallest label. Where all abstain: label -1, weight 0."""
     votes = labels.unsqueeze(-1) == torch.arange(num_classes, device=labels.device)  # (..., n, C)
     count = votes.sum(-2)  # (..., C)
     weight = torch.where(votes, weights.unsqueeze(-1), 0).sum(-2)  # (..., C)
@@ -35,8 +34,7 @@ def majority(labels: Tensor, weights: Tensor, num_classes: int) -> tuple[Tensor,
 def vote(o: Tensor, keys: Tensor, labels: Tensor, k: int, num_classes: int, chunk_mb: float = 256):
     """o (L, B, D), keys (A, Q, D), labels (Q,) -> y_bar (B,) and all votes (B, L * A), column j * A + a.
 
-    With an empty queue every vote and y_bar are -1. Raises ValueError if k exceeds the capacity Q.
-    """
+    With an empty queue every vote and y_bar are -1. Raises ValueError if k exceeds the capacity Q."""
     if not 1 <= k <= keys.shape[1]:
         raise ValueError(f"k = {k} neighbours asked of a queue of {keys.shape[1]}; choose k from 1 to its capacity.")
     L, B, D = o.shape

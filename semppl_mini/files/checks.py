@@ -91,8 +91,7 @@ def check_name(name: str, known, there_is_none: str) -> None:
 def check_parameters(values: dict, types: dict) -> None:
     """ValueError unless notebook parameters are of their types {name: type or union of types}.
 
-    Nor may papermill, which only warns, have been given others: its cell begins with "# Parameters".
-    """
+    Nor may papermill, which only warns, have been given others: its cell begins with "# Parameters"."""
     cells = getattr(sys.modules.get("__main__"), "In", ())  # of a notebook's kernel
     injected = [ast.parse(cell) for cell in cells if cell.startswith("# Parameters\n")]
     for name in [target.id for cell in injected for node in cell.body for target in getattr(node, "targets", ())]:

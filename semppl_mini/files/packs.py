@@ -57,8 +57,7 @@ def write_pack(path, splits: dict, classes: list[str], provenance: str, files: d
 def read_pack(name_or_path) -> tuple[dict, dict]:
     """{split: (images, labels, masks or None)}, meta, of a name or .npz; ValueError: missing, damaged, inconsistent.
 
-    meta["files"]: the names of the files of train, then of test, or None.
-    """
+    meta["files"]: the names of the files of train, then of test, or None."""
     check_type("name_or_path", name_or_path, str | os.PathLike)
     path = Path(name_or_path) if Path(name_or_path).suffix == ".npz" else data_dir() / f"{name_or_path}.npz"
     if not path.is_file():

@@ -40,8 +40,7 @@ def known_of(bank, bank_labels, queries, query_labels) -> tuple[Tensor, Tensor]:
 def knn_accuracy(bank, bank_labels, queries, query_labels, k: int = 20, temperature: float = 0.07) -> float | None:
     """Top-1 accuracy of the weighted k-NN (Wu et al., 2018): each of the k nearest votes with exp(cosine / T).
 
-    bank (n, dim) with labels (n,), queries (m, dim) with labels (m,); -1 does not count. ValueError: bad input.
-    """
+    bank (n, dim) with labels (n,), queries (m, dim) with labels (m,); -1 does not count. ValueError: bad input."""
     queries, query_labels = known_of(bank, bank_labels, queries, query_labels)
     if type(k) is not int or not 1 <= k <= len(bank):
         raise ValueError(f"k = {k} neighbours asked of a bank of {len(bank)}; choose k between 1 and its size.")
@@ -117,8 +116,7 @@ def within_reach(config, encoder: nn.Module):
 def fine_tune(encoder: nn.Module | None, config, data: Data, steps: int, lr: float = 0.1) -> nn.Sequential:
     """A copy of the encoder and a linear layer, trained as by `tuning`: (B, 3, H, W) -> (B, C), in evaluation mode.
 
-    Of several processes all must call it (a callback of `fit` is called by the first alone).
-    """
+    Of several processes all must call it (a callback of `fit` is called by the first alone)."""
     config = config if encoder is None else within_reach(config, encoder)
     with contextlib.suppress(Interrupted):
         return fit(tuning(config, data, steps, lr), data, progress=False, weights=encoder).method.model.eval()
@@ -171,8 +169,7 @@ def evaluate(encoder: nn.Module, config, data: Data, split="test", tune_steps: i
 
     few_label is another name of linear; fine_tuned: all weights, for `tune_steps` steps. With all_labels, knn20_all ...
     use the true class of every training image: a yardstick, no few-label result. None: there are no classes to know it.
-    ValueError: an unknown or empty split, labels of one class, or not those of the config.
-    """
+    ValueError: an unknown or empty split, labels of one class, or not those of the config."""
     bank, asked = labelled_images(data), part_of(data, split)
     check_labels(config, data), check_whole("tune_steps", tune_steps, 0)
     x, q = (encode(encoder, s, config) for s in (bank, asked))

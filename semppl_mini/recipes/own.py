@@ -30,8 +30,7 @@ def backbone(network: nn.Module, size: int = 32) -> str:
 
     The name has its class and a digest of its weights, which every run starts from (config.seed does not change them);
     `load_run` wants the same network made known before. size: a side of images it can take, to learn dim. `width`,
-    `stem` and `recompute` say nothing to it. ValueError: not a network, or no feature vector comes out.
-    """
+    `stem` and `recompute` say nothing to it. ValueError: not a network, or no feature vector comes out."""
     if not isinstance(network, nn.Module):
         raise ValueError(f"network = {network!r:.60} is a {type(network).__name__}; give an nn.Module.")
     network = copy.deepcopy(network).cpu().eval()
@@ -51,8 +50,7 @@ def augmented(data: Data, augment: Callable[[Tensor, int], Tensor]) -> Data:
     view counts from 0, the large ones first, their number is the config's. It gives uint8, or fractions in [0, 1], the
     same S for all images of a view; normalising follows. Before each call torch's generator is seeded by the config's
     seed, step, view and image, so runs resume and are shared by processes to the bit if it draws by torch alone, as
-    torchvision.transforms.v2 does. It runs on CPUs (`workers=` shares it out). ValueError: images are not in memory.
-    """
+    torchvision.transforms.v2 does. It runs on CPUs (`workers=` shares it out). ValueError: images are not in memory."""
     return replace(data, train=Augmented(**vars(in_memory(data, "augmented")), augment=augment))
 
 
@@ -99,8 +97,7 @@ def sized(config, data: Data):
 
     B: a power of two, 16 to 128, for eight steps an epoch or more. Epochs: those of 400 steps and one more every twelve
     images, about what `digits` and `cifar10_cpu` take, with their share of warm-up. Labels: ten a class, or one of a
-    hundred images, if so many are known. mean, std: of a thousand images. ValueError: fewer than 16 images.
-    """
+    hundred images, if so many are known. mean, std: of a thousand images. ValueError: fewer than 16 images."""
     images, C = in_memory(data, "sized"), len(data.classes)
     n, known = len(images), int((images.labels >= 0).sum())
     B, labels = 2 ** min(7, max(4, (n // 8).bit_length() - 1)), min(known, max(10 * C, n // 100))
