@@ -54,6 +54,7 @@ def arguments(doc: str):
     parser.add_argument("--split", default="test", choices=("val", "test"), help="what to evaluate on")
     parser.add_argument("--out", type=Path, help="folder of the JSON file (default: one of notebooks/results, or with "
                         "data of your own the run's folder)")  # fmt: skip
+    parser.add_argument("--deterministic", action="store_true", help="the same bits again on a GPU, more slowly")
     parser.add_argument("--profile", action="store_true", help="write a trace of these --steps into the run's folder")
     args = parser.parse_intermixed_args()  # field=value may stand anywhere
     for name, least in (("supervised", 1), ("save_every", 1), ("steps", 1), ("workers", 0), ("tune", 0)):
@@ -82,6 +83,8 @@ def hardware(config) -> dict:
 
 def main(doc: str, launcher: str) -> None:
     args, start = arguments(doc), time.time()
+    if args.deterministic:
+        deterministic()
     config = s.presets.named(args.preset).replace(**dict(override(text) for text in args.changes))
     config, data = load(args, config)
     folder = runs_dir() / args.name
@@ -120,6 +123,13 @@ def main(doc: str, launcher: str) -> None:
     result["wall_seconds"] = time.time() - start
     write_json(out / f"{args.name}.json", result)
     print(json.dumps(result["results"], indent=1))
+
+
+def deterministic() -> None:
+    """Of cuBLAS, cuDNN and torch the algorithms that give the same bits again; torch warns where it has none."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once, at cuBLAS's first use
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
 
 
 @contextlib.contextmanager

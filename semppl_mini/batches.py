@@ -111,7 +111,6 @@ class Batches:
         there = parallel.place(ready, self.device)
         views = self.train.finish(there.pixels, there.view_draws, self.config)
         batch = Batch(there.labels, there.ids, self.truth_of[there.ids] if self.config.oracle else None)
-        shared = ready.draws.shared if parallel.uses_xla() else ()
-        shared = {name: getattr(ready.draws, name).to(self.device) for name in shared}
+        whole = {name: getattr(ready.draws, name).to(self.device) for name in ready.draws.shared if parallel.uses_xla()}
         parallel.run_pending(self.device)
-        return views, batch, there.draws._replace(**shared)
+        return views, batch, there.draws._replace(**whole)

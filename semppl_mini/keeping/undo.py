@@ -22,8 +22,7 @@ class Undo:
 
     def keep(self) -> None:
         self.state = {w: dict(parts) for w, parts in self.optimizer.state.items()} if self.late else {}
-        parts = [x for of in self.state.values() for x in of.values() if isinstance(x, torch.Tensor)]
-        self.own = [*self.fixed, *parts]
+        self.own = [*self.fixed, *(x for of in self.state.values() for x in of.values() if torch.is_tensor(x))]
         if len(self.copies) != len(self.own):
             self.copies = [x.detach().clone() for x in self.own]
         copy(self.own, self.copies)

@@ -68,6 +68,8 @@ def end_with_parent() -> None:
 
 def placed(method: nn.Module, device: torch.device, config) -> nn.Module:
     """The method where it computes: type and memory layout of its tensors, batch norms over the global batch."""
+    if device.type == "cuda" and config.precision == "fp32":
+        torch.backends.cudnn.allow_tf32 = False  # it is on, and cuts factors to 10 bits
     method.to(device, torch.float64 if config.precision == "fp64" else None)
     if device.type != "xla":  # which chooses memory layouts itself
         method.to(memory_format=torch.channels_last)

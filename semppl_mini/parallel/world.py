@@ -5,10 +5,13 @@ one process with the whole batch. With one process, and under XLA SPMD (tensors 
 """
 
 import os
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+PATIENCE = timedelta(hours=2)  # with a process that lets the others wait: the first may cluster a million images [ours]
 
 
 def start() -> None:
@@ -18,9 +21,11 @@ def start() -> None:
     n = within("WORLD_SIZE", 1, 2**20, "1")
     within("RANK", 0, n - 1, "0" if n == 1 else "")
     if n > 1 and not dist.is_initialized():
-        if torch.cuda.is_available():
-            torch.cuda.set_device(within("LOCAL_RANK", 0, torch.cuda.device_count() - 1, ""))
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        gpus = torch.cuda.device_count()
+        own = torch.device("cuda", within("LOCAL_RANK", 0, gpus - 1, "")) if gpus else None
+        if gpus:
+            torch.cuda.set_device(own)
+        dist.init_process_group("nccl" if own else "gloo", timeout=PATIENCE, device_id=own)
 
 
 def within(name: str, least: int, most: int, default: str) -> int:

@@ -41,6 +41,16 @@ def test_a_trace_of_some_steps_is_written_beside_the_run(tmp_path):
     assert {"aten::conv2d", "Optimizer.step#AdamW.step"} <= names
 
 
+def test_deterministic_algorithms_take_the_same_steps(tmp_path):
+    """Those of a CPU are: no warning, the same log."""
+    logs = []
+    for more in ([], ["--deterministic"]):
+        _, err = train(tmp_path / str(len(more)), "--steps", "2", *more)
+        assert not err
+        logs.append((tmp_path / str(len(more)) / "x" / "log.jsonl").read_text().splitlines()[1:])
+    assert logs[0] == logs[1] and len(logs[0]) == 2
+
+
 def test_what_was_made_of_data_of_ones_own_lies_with_the_run(tmp_path):
     """Not among the tracked results."""
     images = torch.randint(0, 256, (60, 3, 16, 16), generator=torch.Generator().manual_seed(0)).byte()
