@@ -28,7 +28,8 @@ class Stepper:
         self.batches = Batches(config, data.train, SemPPL.draw)
         self.method = placed(SemPPL(config, len(data.classes)), self.batches.device, config)
         self.optimizer = make_optimizer(config, self.method.online)
-        self.gradient = torch.randn(config.batch_size, config.embedding_dim) / config.batch_size
+        self.gradient = torch.randn(config.batch_size, config.embedding_dim, device=self.batches.device)
+        self.gradient /= config.batch_size
         queue = self.method.queue
         queue.keys.copy_(F.normalize(torch.randn(queue.keys.shape), dim=-1))
         queue.labels.copy_(torch.arange(config.queue) % len(data.classes))

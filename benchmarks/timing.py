@@ -28,12 +28,20 @@ def by_turns(tasks: dict[str, Callable], rounds: int, warm: bool = True) -> dict
     seconds = {name: [] for name in tasks}
     for turn in range(-1 if warm else 0, rounds):
         for name, task in tasks.items():
-            start = time.perf_counter()
+            start = awaited()
             own = task()
-            took = own if isinstance(own, float) else time.perf_counter() - start
+            end = awaited()
+            took = own if isinstance(own, float) else end - start
             if turn >= 0:
                 seconds[name].append(took)
     return seconds
+
+
+def awaited() -> float:
+    """The time at which a GPU, if there is one, has done all it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def row(what: str, seconds: dict, ours: str, other: str, goal=None, work: float = 0, **more) -> dict:
@@ -89,5 +97,6 @@ def has_bf16() -> bool:
 def hardware() -> dict:
     """Processor, cores, threads torch uses, bf16 or not, and how busy the machine is at this moment."""
     load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-    found = {"cpu": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
+    found = {"cpu": processor(), **gpu, "cores": os.cpu_count(), "threads": torch.get_num_threads()}
     return found | {"bf16": has_bf16(), "system": platform.platform(), "load_average_at_start": load}
