@@ -2,8 +2,7 @@
 
 An epoch is floor(n / B) batches. With `labelled_share` s each batch is
 round(s B) labelled and B - round(s B) unlabelled images, each kind in its own endless shuffle; else one shuffle of all.
-All draws are made for the global batch B; of several processes each takes its own b rows.
-"""
+All draws are made for the global batch B; of several processes each takes its own b rows."""
 
 from collections.abc import Iterable
 from typing import NamedTuple

@@ -5,8 +5,7 @@
 
 Tags: [paper] SemPPL, section 4 and the reproducibility table; [ReLICv2]; [BYOL] its values are kept by the official
 SemPPL repository; [theirs] a third party's port, for values that the paper's main text does not give; [ours]; other
-names are of a field's own paper or code.
-"""
+names are of a field's own paper or code."""
 
 import dataclasses
 from dataclasses import dataclass

@@ -5,8 +5,7 @@
     v <- mu v + u
     w <- w - lr v
 
-Biases and batch-norm parameters (group key exclude=True) get neither decay nor adaptation: plain momentum SGD.
-"""
+Biases and batch-norm parameters (group key exclude=True) get neither decay nor adaptation: plain momentum SGD."""
 
 import torch
 from torch import Tensor, nn

@@ -12,8 +12,7 @@ different images. m itself, if drawn (few labels: a batch often has an image twi
 are means over all (L + V) x L pairs (i = j kept, as in the listing), the latter also over the R draws of the rows that
 have any; I_augm and I_sempos are means over ordered pairs of different large views (small views have no target, so no
 p_ji; both our reading). Everything is float32 at least. Shapes: I online views, J = L target views, B batch,
-D embedding width, N negatives, R semantic positives.
-"""
+D embedding width, N negatives, R semantic positives."""
 
 import torch
 from torch import Tensor

@@ -4,8 +4,7 @@
     method.online, method.target                  ModuleDicts: what the optimizer trains, and its EMA (or nothing)
 
 A subclass writes `__init__` and `forward`; every other verb has its default here. Shapes: L large and V small views,
-B images of a step, S pixels a side, n images, D embedding width.
-"""
+B images of a step, S pixels a side, n images, D embedding width."""
 
 from typing import NamedTuple
 

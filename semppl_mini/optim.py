@@ -7,8 +7,7 @@
     xi    <- gamma xi + (1 - gamma) theta                          target's weights xi, online theta
 
 The first step of a warm-up has rate 0. Encoder and projector are averaged, the predictor has no target. Batch-norm
-running statistics are not averaged: the target sees the large views in training mode and keeps its own.
-"""
+running statistics are not averaged: the target sees the large views in training mode and keeps its own."""
 
 import math
 

@@ -4,8 +4,7 @@
 
 The draws are with replacement (unspecified in the paper; our choice), and since the queues move in lockstep one
 slot serves all of them. Cost O(Q log Q + B log Q): sort the queue by (label, id) once; the entries of a class are
-then one run, those of one image a run inside it, and a draw is an offset. Shapes: B batch, Q capacity.
-"""
+then one run, those of one image a run inside it, and a draw is an offset. Shapes: B batch, Q capacity."""
 
 import torch
 from torch import Tensor

@@ -5,8 +5,7 @@ view a of a *labelled* image. The L queues move in lockstep, so they share label
 the same image in every queue. Shapes: L views, B batch, D embedding width, Q capacity.
 
 All shapes are static (no boolean compaction): rows that must not enter are written to a trash slot, index Q,
-whose label stays -1 and which no reader ever sees (`keys`, `labels` and `ids` below stop before it).
-"""
+whose label stays -1 and which no reader ever sees (`keys`, `labels` and `ids` below stop before it)."""
 
 import torch
 from torch import Tensor, nn

@@ -2,8 +2,7 @@
 
 Every step opens fresh CPU generators and draws for the whole batch, so the draws are the same on any device and
 after a resume. `SeedSequence` mixes the three numbers: torch keeps only the low 32 bits of a CPU seed, so sums or
-shifts of them would collide.
-"""
+shifts of them would collide."""
 
 import numpy as np
 import torch

@@ -8,8 +8,7 @@
 `SemPPL.forward` is a training step from views to loss; read it beside the paper's listing 1. The order
 "enqueue, then vote" is unspecified; it is harmless, since labelled rows keep their label and, with exclude_self, no
 image draws itself. Of several processes each has its own rows of o and the global batch's t; the queues are the same on
-all (`parallel`). Shapes: L, V views, B batch, D embedding width, Q capacity, R semantic positives, N negatives.
-"""
+all (`parallel`). Shapes: L, V views, B batch, D embedding width, Q capacity, R semantic positives, N negatives."""
 
 import copy
 from typing import NamedTuple

@@ -7,8 +7,7 @@ can be repeated anywhere.
 
 A view: mask the background (large views only, ReLICv2), crop and resize, flip, colour jitter (operations in random
 order), greyscale, Gaussian blur, solarize, normalise. Values: BYOL, appendix B; its assignment to four large views is
-unspecified, so blur and solarize probabilities cycle over the views (our choice).
-"""
+unspecified, so blur and solarize probabilities cycle over the views (our choice)."""
 
 import math
 

@@ -6,8 +6,7 @@ majority of their labels is one vote, so an image gets L x A votes (16 in the pa
     y_bar(x) = mode of the L x A votes.
 
 Ties, unspecified in the paper: the label with the larger summed cosine wins, then the smallest label (our choice).
-Shapes: L views, A queues, B batch, D embedding width, Q capacity, C classes.
-"""
+Shapes: L views, A queues, B batch, D embedding width, Q capacity, C classes."""
 
 import torch
 from torch import Tensor

@@ -2,8 +2,7 @@
 
 A file is what torch.save writes, so torch.load(path, weights_only=True) reads it anywhere. A zip archive may end in a
 comment: there stands the sha256 of all bytes before it. A run's folder holds the newest few, checkpoint-STEP.pt; files
-of any other name are not ours, and are neither read nor touched.
-"""
+of any other name are not ours, and are neither read nor touched."""
 
 import os
 import pickletools

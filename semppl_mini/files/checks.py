@@ -1,7 +1,6 @@
 """Checks of what a user gives: the fields of a dataclass, against their types and the limits that stand beside them.
 
-Limits are generous, but no slip of the hand and no lying file asks for terabytes. Each error is a ValueError.
-"""
+Limits are generous, but no slip of the hand and no lying file asks for terabytes. Each error is a ValueError."""
 
 import ast
 import dataclasses

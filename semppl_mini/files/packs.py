@@ -3,8 +3,7 @@
 {split}_images uint8 (n, 3, H, W), {split}_labels int64 (n,), perhaps {split}_masks uint8 (n, 1, H, W), 1 = foreground
 and 0 = not, and {split}_files, names in UTF-8 (n,), of the splits train and test; and `meta`, JSON with name,
 provenance, classes and a sha256 an array. A training image of no known class has the label -1.
-Nothing is pickled or compressed, and reading a pack takes the memory of its bytes, whatever it claims.
-"""
+Nothing is pickled or compressed, and reading a pack takes the memory of its bytes, whatever it claims."""
 
 import io
 import json

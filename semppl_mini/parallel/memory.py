@@ -3,8 +3,7 @@
 `recomputed` keeps a network's input alone (config.recompute: each block's of a ResNet) and changes no number.
 `in_parts` (config.microbatches) holds the activations of one part of a batch at a time; negatives, votes, queue, loss
 are of all B embeddings, and the gradient is exact, as in GradCache (Gao et al., 2021). But each part is normalised by
-its own statistics (in all processes, where batch norms are synchronised), so n times a batch the running ones move.
-"""
+its own statistics (in all processes, where batch norms are synchronised), so n times a batch the running ones move."""
 
 import contextlib
 import itertools

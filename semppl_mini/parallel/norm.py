@@ -4,8 +4,7 @@
 
 with mean m_p and variance v_p of a channel over the rows and pixels of process p; b' is b, m in it for the gradient.
 Views that pass side by side have an m and v each. Ioffe and Szegedy (2015), arXiv 1502.03167.
-Shapes: V views of b rows each, C channels.
-"""
+Shapes: V views of b rows each, C channels."""
 
 import torch
 import torch.nn.functional as F

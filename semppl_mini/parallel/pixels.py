@@ -1,7 +1,6 @@
 """Batched arithmetic on images x (B, 3, H, W) in [0, 1], a row of parameters an image; each as torchvision's own.
 
-No bit of an image's result depends on the images beside it.
-"""
+No bit of an image's result depends on the images beside it."""
 
 import functools
 

@@ -1,8 +1,7 @@
 """What the learned features are worth: weighted k-NN, linear probe, fine-tuning, and the baselines beside them.
 
 Protocol: features f(x) of whole images, encoder frozen. A read-out learns from the labelled training images alone, and
-chooses within them; validation images are for comparing settings, the test images are read once, at the end.
-"""
+chooses within them; validation images are for comparing settings, the test images are read once, at the end."""
 
 import contextlib
 import warnings

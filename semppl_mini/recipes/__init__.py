@@ -1,7 +1,6 @@
 """Presets, a function a recipe: paper values are the defaults of `Config`; here are the differences, with reasons.
 
-Run here, at their own size, are those whose names begin with digits or cifar10_cpu, once cifar10, and no others.
-"""
+Run here, at their own size, are those whose names begin with digits or cifar10_cpu, once cifar10, and no others."""
 
 import inspect
 

@@ -6,8 +6,7 @@
 
 with `width`, 2 width and 4 width channels in three stages; the mean of the last map ends it, as in our ResNets. The
 original has widths 64, 256, 256, norms whose weights stay 1, a b that trains for three epochs only, torch's start of
-convolutions below the identity (ours He's), and ends in a max-pool and a scaled linear layer.
-"""
+convolutions below the identity (ours He's), and ends in a max-pool and a scaled linear layer."""
 
 import torch
 from torch import Tensor, nn

@@ -5,8 +5,7 @@
     config = s.own.sized(config, data)                             batch, epochs and labels for your images
 
 The first two are named in what a run keeps, so it goes on with the same ones or is refused. A method of your own is a
-subclass of `semppl_mini.Method`, for `fit(method=...)`; docs/your_parts.md shows all three.
-"""
+subclass of `semppl_mini.Method`, for `fit(method=...)`; docs/your_parts.md shows all three."""
 
 import copy
 import math

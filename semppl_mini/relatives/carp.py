@@ -14,8 +14,7 @@ Q_u, (N_P, N_B) a row. One partition a step, the same for student and teacher, a
 L_c is no cross-entropy: it is small only if both are the same one-hot. g(f(x)) is not normalised, and there is no
 temperature. As in the official code, the teacher moves before the optimizer's step, its batch norms keep their own
 statistics, each view of either counts alike in p, and the *teacher* is read out. W z is float32 at least [ours].
-Shapes: V views (large first), U large ones, B batch, D embedding width, K prototypes.
-"""
+Shapes: V views (large first), U large ones, B batch, D embedding width, K prototypes."""
 
 import copy
 import math

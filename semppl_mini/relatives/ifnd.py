@@ -21,8 +21,7 @@ one view, where SimCLR has the 2B - 2 of both.
 Negatives are the keys of the batch, for all ordered pairs of views; or, with `key_queue`, earlier keys, for queries of
 all views but the last large one, whose keys they meet (MoCo v2). Unspecified, so ours: labels by unit centroids, r per
 level, no labels before epoch E. Of several processes each has its own queries and all keys.
-Shapes: B batch, N candidates, D embedding width, M levels, n images by id, Q queue.
-"""
+Shapes: B batch, N candidates, D embedding width, M levels, n images by id, Q queue."""
 
 import copy
 

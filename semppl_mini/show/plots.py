@@ -73,8 +73,7 @@ def grid(panels: int, columns: int, width: float, height: float, **layout):
 def curves(histories: dict[str, list[dict]], keys: list[str], x: str = "epoch"):
     """A panel a field of the records, against epoch (a hollow dot: untrained) or field x; oracle runs are dashed.
 
-    Losses L_... have one range of y, penalties I_... another.
-    """
+    Losses L_... have one range of y, penalties I_... another."""
     fig, axes = grid(len(keys), 4, 2.6, 2.1) if len(keys) > 1 else grid(1, 1, 6.5, 2.8)
     kin = {key[0]: ax for key, ax in zip(keys, axes, strict=True) if key[1:2] == "_"}
     look = dict(lw=1.8, marker="o" if x == "epoch" else "", mfc="white", markevery=slice(0, 1), clip_on=False)
@@ -217,8 +216,7 @@ def agreement(votes_agreement, correct):
 def dot_panels(panels: dict[str, dict[str, list]], alike: bool = False):
     """A panel a measure, {name: shares, one a seed} each: every seed a dot, the mean of several a line, its number.
 
-    alike: all panels have one range, for one measure under several conditions.
-    """
+    alike: all panels have one range, for one measure under several conditions."""
     names = list(dict.fromkeys(name for results in panels.values() for name in results))
     fig, axes = grid(len(panels), 4, 2.8, 0.27 * len(names) + 1, sharey=True, sharex=alike)
     fig.get_layout_engine().set(wspace=0.05)
