@@ -108,10 +108,10 @@ def draw(film: dict) -> str:
         dots.append(name(words, flow(middle), flow(seen).clip(0, 1)))
     size = f'width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}"'
     look = f'role="img" font-family="sans-serif" fill="{COLOUR[None]}"'
-    lines = {f"{n} test images, coloured by true class": False, f"the {len(y) - n} labelled images": True}
+    lines = {f"{n} validation images, coloured by true class": False, f"the {len(y) - n} labelled images": True}
     return "\n".join([
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} {look}>', "<title>The embedding comes apart</title>",
-        f"<desc>A map of the embedding through the training: {' and '.join(lines)}. k-NN accuracy of all test images "
+        f"<desc>A map of the embedding through the training: {' and '.join(lines)}. k-NN accuracy of these "
         f"rises from {moments[0]['knn']:.1%} to {moments[-1]['knn']:.1%}.</desc>",
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
         f'<g transform="translate(10 8) scale({MAP / 1000})">', *dots, "</g>",

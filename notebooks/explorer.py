@@ -26,9 +26,9 @@ NAME = CENTRED | {"weight": "bold", "zorder": 4, "path_effects": [withStroke(lin
 
 def fits(film: dict, data) -> bool:
     """Is the film of these very images and labels?"""
-    if film["data"] != data.provenance or len(data.test) <= max(film["rows"]):
+    if film["data"] != data.provenance or len(films.held_out(data)) <= max(film["rows"]):
         return False
-    own = data.test.truth[film["rows"]].tolist(), data.train.labelled().labels.tolist()
+    own = films.held_out(data).truth[film["rows"]].tolist(), data.train.labelled().labels.tolist()
     return own == (film["truth"], film["labels"])
 
 
@@ -45,7 +45,8 @@ def film_for(data, folder=None) -> dict:
 def sheet(film: dict, data) -> str:
     """The images of a film, then the labelled ones, row by row in one JPEG, as an address that holds it."""
     tiles = [np.asarray(Image.fromarray(image.permute(1, 2, 0).numpy()).resize((TILE, TILE), Image.Resampling.BILINEAR))
-             for images, rows in ((data.test, torch.tensor(film["rows"])), (data.train.labelled(), slice(None)))
+             for images, rows in ((films.held_out(data), torch.tensor(film["rows"])),
+                                  (data.train.labelled(), slice(None)))
              for image in images.whole(torch.arange(len(images))[rows], 2 * TILE)]  # fmt: skip
     tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % COLUMNS)
     whole = np.concatenate([np.concatenate(tiles[i : i + COLUMNS], 1) for i in range(0, len(tiles), COLUMNS)])

@@ -53,19 +53,24 @@ def network_at(path: Path, config, data):
     return encoder
 
 
-def make(moments, config, data, shown: int = 400) -> dict:
-    """moments: pairs (epoch, Method or encoder) -> the film of `shown` test images among the labelled ones (the bank).
+def held_out(data):
+    """The validation images; of a set without any the test images, of which nothing may then be chosen by a film."""
+    return data.val if len(data.val) else data.test
 
-    Of each moment: "knn", k-NN accuracy on all test images; "xy", the shown ones and then the bank; of a SemPPL method
-    also its votes on the shown ones: "y_bar", "voters" and "positives", the latter two as places in the bank.
+
+def make(moments, config, data, shown: int = 400) -> dict:
+    """moments: pairs (epoch, Method or encoder) -> the film of `shown` held-out images among the labelled (the bank).
+
+    Of each moment: "knn", k-NN accuracy on all that are held out; "xy", the shown ones and then the bank; of a SemPPL
+    method also its votes on the shown ones: "y_bar", "voters" and "positives", the latter two as places in the bank.
     """
-    bank, rng = data.train.labelled(), generator(0, 0, EVALUATION)
-    rows = torch.randperm(len(data.test), generator=rng)[:shown].sort().values
-    asked, features, told = data.test.take(rows), [], []
+    bank, held, rng = data.train.labelled(), held_out(data), generator(0, 0, EVALUATION)
+    rows = torch.randperm(len(held), generator=rng)[:shown].sort().values
+    asked, features, told = held.take(rows), [], []
     for epoch, network in moments:
         encoder = network.encoder if isinstance(network, Method) else network
-        x, q = encode(encoder, bank.images, config), encode(encoder, data.test.images, config)
-        knn = s.knn_accuracy(x, bank.labels, q, data.test.truth, min(20, len(bank)))
+        x, q = encode(encoder, bank.images, config), encode(encoder, held.images, config)
+        knn = s.knn_accuracy(x, bank.labels, q, held.truth, min(20, len(bank)))
         features.append(torch.cat([q[rows], x]))
         told.append({"epoch": round(epoch, 2), "knn": round(knn, 4)})
         if isinstance(network, s.SemPPL):
@@ -125,7 +130,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="a pack, by name or path: the one it was trained on")
     parser.add_argument("--name", required=True, help="of the film")
     parser.add_argument("--epochs", type=float, nargs="+", help="which moments (default: all)")
-    parser.add_argument("--shown", type=int, default=400, help="how many test images")
+    parser.add_argument("--shown", type=int, default=400, help="how many held-out images")
     parser.add_argument("--out", type=Path, default=FILMS, help="folder of the JSON file")
     args = parser.parse_args()
     config = s.load_run(args.run).config
