@@ -281,8 +281,9 @@ def test_a_saved_notebook_is_small_and_says_the_same():
     assert len(png) < len(file.getvalue()) / 2 and np.abs(error).mean() < 30
 
 
-def test_an_executed_notebook_has_the_same_bytes_again(tmp_path):
+def test_an_executed_notebook_has_the_same_bytes_again(tmp_path, monkeypatch):
     """A figure of lines as PNG and SVG, a photograph as PNG alone."""
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # of the tests
     cells = ["from semppl_mini import plots", "plots.agreement([1.0, 0.5], [True, False])",
              "import torch\nplots.image_rows([('grey', torch.full((2, 3, 8, 8), 0.5), None)], 2)"]  # fmt: skip
     made = []
