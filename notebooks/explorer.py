@@ -75,7 +75,7 @@ def example(film: dict) -> int:
 
 
 def explore(film: dict, data, height: int = 700):
-    """A widget, the page in a frame. Still: three moments, and the votes on one image."""
+    """A widget, the page in a frame. Still: up to three moments, and the votes on one image."""
     display(still(film))
     look = f"width: 100%; height: {height}px; border: 0"
     return HTML(f'<iframe title="explorer" srcdoc="{html.escape(page(film, data))}" style="{look}"></iframe>')
@@ -91,12 +91,15 @@ def middles(xy, y) -> dict:
 
 @figure
 def still(film: dict):
-    """Maps of three moments; labelled images with a ring, and lines from one image to those that vote on it."""
+    """Maps of the first, an early and the last moment, of these the ones with votes, if any has; labelled images with a
+    ring, and lines from one image to those that vote on it."""
     moments, n, i = film["moments"], len(film["truth"]), example(film)
     y = np.array(film["truth"] + film["labels"])
     seen = next((t for t, moment in enumerate(moments) if moment["knn"] > 0.5), 1)
-    fig, axes = grid(3, 3, 3.2, 3.5)
-    for ax, moment in zip(axes, [moments[0], moments[seen], moments[-1]], strict=True):
+    shown = [moments[0], moments[seen], moments[-1]]
+    shown = [moment for moment in shown if "voters" in moment] or shown
+    fig, axes = grid(len(shown), 3, 3.2, 3.5)
+    for ax, moment in zip(axes, shown, strict=True):
         xy, colours = np.array(moment["xy"]), np.array(CLASSES)[y % len(CLASSES)]
         ax.scatter(*xy[:n].T, s=7, c=colours[:n], lw=0)
         ax.scatter(*xy[n:].T, s=14, c=colours[n:], lw=0.8, edgecolors="#222222")
