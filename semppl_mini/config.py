@@ -92,7 +92,7 @@ class Config:
     warmup_epochs: float = number(10, 0, 10**6)  # [paper], then cosine to lr_min
     seed: int = number(0, 0, 2**63 - 1)
     # computing
-    device: str = "auto"  # "auto": xla where torch_xla is in use, else cuda, mps, cpu
+    device: str = "auto"  # "auto": xla where torch_xla is in use, else tpu (torch_tpu), cuda, mps, cpu
     precision: str = one_of("auto", "bf16", "fp32", "fp64")  # "auto": bf16 autocast where the hardware has it
     knn_chunk_mb: float = number(256.0, above=0, most=2**20)  # of k-NN similarities at a time; votes use 16 at most
     microbatches: int = number(1, 1, 2**20)  # parts that networks see a batch in, each computed again for its gradient

@@ -11,23 +11,31 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 
 def device_of(config) -> torch.device:
-    """The device of a config; "auto": xla if torch_xla is in use, else cuda, mps, cpu. ValueError if it is not here."""
-    xla, cuda, mps = "torch_xla" in sys.modules, torch.cuda.is_available(), torch.backends.mps.is_available()
-    auto = "xla" if xla else "cuda" if cuda else "mps" if mps else "cpu"
+    """The device of a config; "auto": xla if torch_xla is in use, else `accelerator()`. ValueError: it is not here."""
+    xla = "torch_xla" in sys.modules
+    auto = "xla" if xla else accelerator()
     try:
         device = torch.device(auto if config.device == "auto" else config.device)
     except RuntimeError:
-        raise ValueError(f"device = {config.device!r} is unknown to torch; give auto, cpu, cuda or mps.") from None
-    here = getattr(getattr(torch, device.type, None), "device_count", lambda: 0)()  # of torch.cuda, ...; none of "meta"
+        missing = "finds no chip" if "torch_tpu" in sys.modules else "is not installed"  # torch loads it, if it is
+        why = f" (torch_tpu {missing})" if config.device.startswith("tpu") else ""
+        raise ValueError(f"device = {config.device!r} is unknown to torch{why}; give auto, cpu, cuda or mps.") from None
+    here = {accelerator(): torch.accelerator.device_count(), "cpu": 1}.get(device.type, 0)
     if config.device != "auto" and not (xla if device.type == "xla" else (device.index or 0) < here):
         has = f"of these this machine has {here}, and auto is {auto}"
         raise ValueError(f"device = {config.device!r} is not there: {has}; give auto, or a device that is.")
     return device
 
 
+def accelerator() -> str:
+    """What torch finds on this machine: cuda, mps, tpu (where torch_tpu is installed), or else cpu."""
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return found.type if found and found.type in ("cuda", "mps", "tpu") else "cpu"
+
+
 def uses_bf16(config, device: torch.device) -> bool:
     """Whether networks run in bf16: where asked for, or with "auto" where the hardware computes in bf16."""
-    fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    fast = device.type == "tpu" or (device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "xla":
         fast = os.environ.get("PJRT_DEVICE") == "TPU"
     if device.type == "cpu":

@@ -11,21 +11,26 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .device import accelerator
+
 PATIENCE = timedelta(hours=2)  # with a process that lets the others wait: the first may cluster a million images [ours]
 
 
 def start() -> None:
-    """Join the processes that torchrun started (NCCL on GPUs, gloo on CPUs); alone, do nothing.
+    """Join the processes that torchrun started (NCCL on GPUs, torch_tpu on TPUs, gloo on CPUs); alone, do nothing.
 
     ValueError: the environment says what no torchrun does."""
     n = within("WORLD_SIZE", 1, 2**20, "1")
     within("RANK", 0, n - 1, "0" if n == 1 else "")
     if n > 1 and not dist.is_initialized():
-        gpus = torch.cuda.device_count()
-        own = torch.device("cuda", within("LOCAL_RANK", 0, gpus - 1, "")) if gpus else None
-        if gpus:
+        kind, own = accelerator(), None  # on a TPU each process sees one chip, its own
+        if kind == "cuda":
+            own = torch.device("cuda", within("LOCAL_RANK", 0, torch.cuda.device_count() - 1, ""))
             torch.cuda.set_device(own)
-        dist.init_process_group("nccl" if own else "gloo", timeout=PATIENCE, device_id=own)
+        if kind == "tpu" and not os.environ.get(name := "TORCH_TPU_SLICEBUILDER_ADDRESSES"):
+            raise ValueError(f"{name} is not set, so that {n} TPU processes cannot meet; use scale/scripts/tpu_pod.sh.")
+        backend = {"cuda": "nccl", "tpu": "cpu:gloo,tpu:tpu_dist"}.get(kind, "gloo")
+        dist.init_process_group(backend, timeout=PATIENCE, device_id=own)
 
 
 def within(name: str, least: int, most: int, default: str) -> int:
