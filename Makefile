@@ -5,6 +5,7 @@ SEEDS = 1
 KILLS = 120
 VENV = .venv
 XLA = .venv-xla
+TPU = .venv-tpu
 DOORS = .venv-doors
 RUN = $(VENV)/bin/python
 READY = $(VENV)/.stamp
@@ -14,8 +15,8 @@ SUITABLE = import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))
 MISSING = No Python 3.10 or newer with venv and pip was found (tried: $(PYTHON)): install one, on Debian or \
 Ubuntu with "apt install python3-venv", or name it with "make PYTHON=...".
 
-.PHONY: help demo claims test quick test-xla test-doors test-detection lab data bench torture book test-browser lint unit-tests
-.PHONY: notebooks-test clean
+.PHONY: help demo claims test quick test-xla test-tpu test-doors test-detection lab data bench torture book
+.PHONY: test-browser lint unit-tests notebooks-test clean
 unexport MPLBACKEND  # notebooks draw inline
 
 help:  ## list these commands
@@ -35,6 +36,9 @@ quick: $(READY)  ## the core and the loop alone, within a minute
 
 test-xla: $(XLA)/.stamp  ## one process against four XLA devices; needs Linux on x86-64, 7 GB more
 	TQDM_DISABLE=1 $(XLA)/bin/python -m pytest -p no:cacheprovider tests/parallel/test_xla.py
+
+test-tpu: $(TPU)/.stamp  ## device="tpu" as far as no chip is needed; Linux on x86-64, Python 3.11 or later, 6 GB more
+	NO_SKIPS=1 TQDM_DISABLE=1 $(TPU)/bin/python -m pytest -p no:cacheprovider tests/parallel/test_tpu.py
 
 test-doors: $(DOORS)/.stamp  ## checkpoints in and encoders out, beside the libraries that write and read them
 	NO_SKIPS=1 OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(DOORS)/bin/python -m pytest -rs -p no:cacheprovider tests/doors
@@ -98,6 +102,11 @@ $(XLA)/.stamp: scale/requirements-xla.txt
 	  echo "torch_xla has wheels for Linux on x86-64 only, this is $$(uname -sm): use scale/train.py." >&2; exit 1; }
 	$(call environment,$(XLA))
 	$(XLA)/bin/python -m pip install -r scale/requirements-xla.txt -e .
+	@touch $@
+
+$(TPU)/.stamp: scale/requirements-tpu.txt
+	$(call environment,$(TPU))
+	$(TPU)/bin/python -m pip install -r scale/requirements-tpu.txt -e .
 	@touch $@
 
 $(DOORS)/.stamp: pyproject.toml
