@@ -47,7 +47,8 @@ def _bars(ax, plans: list[dict], key: str, units: list[float]) -> None:
         left += width
     for y, p in enumerate(plans):
         memory = f"{sum(p['memory'].values()) / 1e9:.3g} of {p['chip']['memory'] / 1e9:.3g} GB"
-        text, colour = memory if key == "memory" else f"{p['hours']:.3g} h", COLOUR[None if p["fits"] else False]
+        hours = " to ".join(dict.fromkeys(f"{end:.3g}" for end in p["hours"]))
+        text, colour = memory if key == "memory" else f"{hours} h", COLOUR[None if p["fits"] else False]
         ax.text(1.015, y, text, va="center", size=9, color=colour, transform=ax.get_yaxis_transform())
     ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=2, fontsize=8, handlelength=1, borderpad=0)
     ax.grid(axis="x")
@@ -69,6 +70,6 @@ def plan_figure(plans: dict[str, dict]):
     left.set(xlim=(0, max(100, left.get_xlim()[1])), xlabel="memory a device, % of the chip's")
     left.set_yticks(range(len(plans)), list(plans))
     left.invert_yaxis()
-    used = {f"{p['utilisation']:.0%}" for p in plans.values()}
+    used = {" to ".join(dict.fromkeys(f"{end:.0%}" for end in p["utilisation"])) for p in plans.values()}
     right.set_xlabel(f"PFLOP a step, all devices; hours at {' or '.join(sorted(used))} of the peak")
     return fig

@@ -1,11 +1,12 @@
-"""What a recipe costs on given chips: parameters, FLOPs, memory and traffic a device, hours. Nothing is trained.
+"""What a recipe costs on given chips: FLOPs, memory and traffic a device, what a step waits for, hours: from, to.
 
     python scale/plan.py imagenet_1pct --devices 128 --chip tpu-v3
     python scale/plan.py imagenet_1pct width=128 recompute=True --devices 8 --chip h100 --utilisation 0.2
 
 Any field of `Config` can be given as field=value. The networks run forward and backward once on the meta device, where
 tensors have shapes but no numbers; what they compute and keep is counted there, the rest is formulas, each beside its
-line. B batch, b = B / n rows on each of n devices, m microbatches; L, V, D, Q, R, C as in the module.
+line. Nothing is trained. Counts are exact, times are not: each has a quick and a slow end.
+B batch, b = B / n rows on each of n devices, m microbatches; L, V, D, Q, R, C as in the module.
 """
 
 import functools
@@ -15,6 +16,7 @@ from typing import NamedTuple
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from semppl_mini import SemPPL, presets
@@ -26,25 +28,45 @@ from semppl_mini.networks import networks
 
 HEADROOM = 0.1  # of a chip's memory, for temporaries and what an allocator wastes [ours]
 
+# Ends of what a time may be, the quick one first. [ours] is a guess: measure it on your machine.
+UTILISATION = 0.18, 0.09  # of the peak. MLPerf 3.0 (3.0-2053): ResNet-50 on 8 H100 in 13.466 minutes, 18% if these are
+# 37 epochs of 3 x 8.18 GFLOP an image (developer.nvidia.com/deep-learning-performance-training-inference/training);
+# half of it for code without hand-written kernels [ours]
+TOUCHED = 3, 8  # times that a kept activation crosses the memory: written, read, its gradient; unfused layers [ours]
+CROSSED = 0.8, 0.25  # of the published speed between chips that an exchange reaches [ours]
+HOP = 5e-6, 25e-6  # s of an exchange for each doubling of the devices, beside its bytes [ours]
+DISPATCH = 10e-6, 33e-6  # s of the host an operation; 33: benchmarks/gpu-h100.json, 67.3 ms for 2,048; 10 [ours]
+REPLAYED = 0.31  # of these seconds are left with graph=True; the same file, 20.7 ms
+REST = 1650  # operations of a step beside the networks' (views, casts, votes, losses, optimizer): what is left of 2,048
+DECODED = 307, 307 / 2  # images/s a core: decoding, masks, six bicubic crops, short side 256; measured once, on a core
+# of the machine these notes were written on; half of it where a core is a hyperthread [ours]
+
 
 class Chip(NamedTuple):
-    """Peak FLOP/s with bf16 inputs, without sparsity; bytes of memory, a GB read as 10^9; who publishes the figures."""
+    """Peak FLOP/s with bf16 inputs, without sparsity; bytes of memory, a GB read as 10^9; who publishes the figures.
+
+    speed: bytes/s of the memory; links: bytes/s that leave a chip, within a host or slice of so many chips, and beyond.
+    """
 
     name: str
     peak: float
     memory: float | None
     source: str
+    speed: float | None = None
+    links: tuple[float, float] | None = None
+    host: int = 8
 
 
 CHIPS = {chip.name: chip for chip in (
-    Chip("tpu-v3", 123e12, 32e9, "cloud.google.com/tpu/docs/v3; a chip has two cores"),
-    Chip("tpu-v3-core", 61.5e12, 16e9, "half of a chip"),
-    Chip("tpu-v4", 275e12, 32e9, "cloud.google.com/tpu/docs/v4"),
-    Chip("tpu-v5e", 197e12, 16e9, "cloud.google.com/tpu/docs/v5e"),
-    Chip("tpu-v5p", 459e12, 95e9, "cloud.google.com/tpu/docs/v5p"),
-    Chip("tpu-v6e", 918e12, 32e9, "cloud.google.com/tpu/docs/v6e"),
-    Chip("a100", 312e12, 80e9, "NVIDIA's A100 80GB data sheet"),
-    Chip("h100", 989e12, 80e9, "NVIDIA's H100 SXM data sheet, halved: it counts sparsity"),
+    Chip("tpu-v3", 123e12, 32e9, "cloud.google.com/tpu/docs/v3; a chip has two cores", 900e9, (82e9, 82e9)),
+    Chip("tpu-v3-core", 61.5e12, 16e9, "half of a chip", 450e9, (41e9, 41e9)),
+    Chip("tpu-v4", 275e12, 32e9, "cloud.google.com/tpu/docs/v4", 1200e9, (300e9, 300e9)),
+    Chip("tpu-v5e", 197e12, 16e9, "cloud.google.com/tpu/docs/v5e", 819e9, (200e9, 200e9)),
+    Chip("tpu-v5p", 459e12, 95e9, "cloud.google.com/tpu/docs/v5p", 2765e9, (600e9, 600e9)),
+    Chip("tpu-v6e", 918e12, 32e9, "cloud.google.com/tpu/docs/v6e", 1640e9, (448e9, 448e9)),
+    Chip("a100", 312e12, 80e9, "NVIDIA's A100 80GB and DGX A100 data sheets", 2039e9, (300e9, 25e9)),
+    Chip("h100", 989e12, 80e9, "NVIDIA's H100 SXM and DGX H100 data sheets, FLOP/s halved: they count sparsity",
+         3350e9, (450e9, 50e9)),
 )}  # fmt: skip
 
 
@@ -95,6 +117,28 @@ def saved_bytes(run, known) -> tuple[torch.Tensor, object]:
         out = run()
     new = [(t.untyped_storage().nbytes(), t.is_floating_point()) for key, t in kept.items() if key not in known]
     return torch.tensor([sum(n for n, is_float in new if is_float == kind) for kind in (True, False)]), out
+
+
+class Dispatched(TorchDispatchMode):
+    """Counts the operations that reach a backend; on a GPU about as many kernels start."""
+
+    n = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.n += 1
+        return function(*args, **(kwargs or {}))
+
+
+@functools.cache
+def operations_of(network: Config, size: int) -> tuple[int, int]:
+    """Operations of a pass through the networks, forward and backward, whatever the number of images."""
+    f, g, h = parts(network).values()
+    x, gradient = torch.empty(4, 3, size, size, device="meta"), torch.empty(4, h[-1].out_features, device="meta")
+    with Dispatched() as forward:
+        o = h(g(f(x)))
+    with Dispatched() as backward:
+        o.backward(gradient)
+    return forward.n, backward.n
 
 
 @functools.cache
@@ -178,36 +222,125 @@ def size_of(modules) -> int:
     return sum(t.nbytes for module in modules for t in [*module.parameters(), *module.buffers()])
 
 
-def traffic(config: Config, devices: int) -> dict[str, float]:
-    """Bytes a device sends a step: in a ring 2 (n - 1) / n of what is summed, (n - 1) / n of what is gathered."""
+def norms(config: Config, of=lambda norm: 1) -> dict[str, int]:
+    """Batch norms of each network and of the encoder's blocks, or the sum of any number `of` each."""
+    nets = parts(network_of(config))
+    return {name: sum(of(m) for m in net.modules() if hasattr(m, "running_mean"))
+            for name, net in [*nets.items(), ("blocks", nets["encoder"].stages)]}  # fmt: skip
+
+
+def passes(config: Config, online: int, target: int, numbers: dict[str, int]) -> int:
+    """The sum of `numbers` of each network over all that pass it: `online` and `target` times, forward or backward."""
+    c, target_own = config, numbers["encoder"] + numbers["projector"]
+    own = target_own + numbers["predictor"]
+    each = 2 * own + (c.microbatches > 1) * own + c.recompute * numbers["blocks"]  # what is computed again, too
+    return c.microbatches * (online * each + target * target_own)
+
+
+def exchanges(config: Config, devices: int, xla: bool = False) -> dict[str, int]:
+    """How often a device waits for the others in a step: batch norms, each way, and all else.
+
+    Views of one size share the exchanges of `parallel/norm.py`; on XLA (SPMD), with microbatches and recompute they
+    have their own.
+    """
+    c = config
+    alone = xla or c.microbatches > 1 or c.recompute
+    online = c.large_views + c.small_views if alone else 1 + (c.small_views > 0)
+    shared = passes(c, online, c.large_views if alone else 1, norms(c))
+    return {"batch norm": (devices > 1) * shared, "all else": (devices > 1) * 11}  # 11: benchmarks/two_processes.py
+
+
+def traffic(config: Config, devices: int, number: int = 8) -> dict[str, float]:
+    """Bytes a device sends a step: in a ring 2 (n - 1) / n of what is summed, (n - 1) / n of what is gathered.
+
+    number: bytes of a sum of a batch norm, 8 on GPUs and CPUs, 4 on TPUs.
+    """
     c, nets, ring = config, parts(network_of(config)), (devices - 1) / devices
-    channels = {name: sum(m.num_features for m in net.modules() if hasattr(m, "running_mean"))
-                for name, net in nets.items()}  # fmt: skip
-    target = channels["encoder"] + channels["projector"]
-    passes = 2 + (c.microbatches > 1) + c.recompute  # forward, backward, and forward again
-    layers = passes * (c.large_views + c.small_views) * sum(channels.values()) + c.large_views * target
+    layers = passes(c, c.large_views + c.small_views, c.large_views, norms(c, lambda norm: norm.num_features))
     return {
         "gradients": 2 * ring * 4 * sum(p.numel() for p in nets.parameters()),
-        "batch norm": 2 * ring * 8 * 2 * c.microbatches * layers,  # two sums a channel, in float64
+        "batch norm": 2 * ring * number * 2 * layers,  # two sums a channel
         "targets": ring * c.batch_size * (c.large_views * c.embedding_dim * 4 + 16),  # with labels and ids
     }
 
 
-def plan(config: Config, devices: int, chip: Chip, utilisation: float, images: int, classes: int = 1000) -> dict:
-    """All of it, for a run on `images` images at a share `utilisation` of the peak; ValueError says what is odd."""
-    check(config, devices, utilisation)
+# ---- what a step takes: a quick end, as on paper, and a slow end, as it often is -------------------------------------
+
+
+def operations(config: Config) -> float:
+    """Operations that Python starts in a step of one process, all else beside the networks' as in `cifar10()`."""
+    c, sizes = config, sizes_of(config)
+    large, small = (operations_of(network_of(c), size) for size in sizes)
+    m, again = c.microbatches, 1 + (c.microbatches > 1)
+    online = c.large_views * (again * large[0] + large[1]) + c.small_views * (again * small[0] + small[1])
+    return m * (online + c.large_views * large[0]) + REST
+
+
+def times(config: Config, devices: int, chip: Chip, utilisation: tuple, cores: int, xla: bool = False) -> dict:
+    """Seconds a step by what they are spent on, (quick, slow).
+
+    The chip does arithmetic or waits for memory, whichever is longer, then for other devices; meanwhile the host starts
+    operations and prepares images.
+    """
+    c, b, tpu = config, config.batch_size / devices, chip.name.startswith("tpu")
+    held, work = memory(c, devices, 1000), sum(flops(c).values()) / devices + updates_of(c)
+    touched = [t * held["activations"] * c.microbatches + 10 * held["optimizer"] for t in TOUCHED]
+    sent = sum(traffic(c, devices, 4 if tpu else 8).values())
+    waits, hops = sum(exchanges(c, devices, xla).values()), math.ceil(math.log2(devices))
+    link = chip.links[devices > chip.host] if chip.links else math.inf
+    started = 0 if xla or chip.name == "cpu-core" else operations(c) * (REPLAYED if c.graph and devices == 1 else 1)
+    decoded = b / cores if c.stem == "imagenet" else 0  # small sets are in memory
+    return {
+        "arithmetic": [work / (chip.peak * u) for u in utilisation],
+        "memory": [n / (chip.speed or math.inf) for n in touched],
+        "sending": [sent / (link * share) for share in CROSSED],
+        "waiting": [waits * hops * hop for hop in HOP],
+        "starting": [started * each for each in DISPATCH],
+        "decoding": [decoded / rate for rate in DECODED],
+    }
+
+
+def together(parts: dict, end: int) -> tuple[float, str]:
+    """Seconds of a step at that end (0 quick, 1 slow), and what binds: shortening anything else gains less."""
+    s = {name: ends[end] for name, ends in parts.items()}
+    own = max(("arithmetic", "memory"), key=s.get)
+    chip = s[own] + s["sending"] + s["waiting"]
+    seconds = max(chip, s["starting"], s["decoding"])
+    if seconds > chip:
+        return seconds, max(("starting", "decoding"), key=s.get)
+    return seconds, max((own, "sending", "waiting"), key=s.get)
+
+
+def updates_of(config: Config) -> float:
+    """FLOPs of LARS and EMA, on every device."""
     sizes = {name: sum(p.numel() for p in net.parameters()) for name, net in parts(network_of(config)).items()}
-    updates = 11 * sum(sizes.values()) + 3 * (sizes["encoder"] + sizes["projector"])  # LARS and EMA, on every device
-    work, held, steps = flops(config), memory(config, devices, classes), config.epochs * steps_per_epoch(config, images)
-    seconds = (sum(work.values()) / devices + updates) / (chip.peak * utilisation)
+    return 11 * sum(sizes.values()) + 3 * (sizes["encoder"] + sizes["projector"])
+
+
+def plan(config: Config, devices: int, chip: Chip, utilisation=UTILISATION, images: int = 1281167, classes: int = 1000,
+         cores: int = 12, xla: bool = False) -> dict:  # fmt: skip
+    """All of it, for a run on `images` images; ValueError says what is odd.
+
+    utilisation: share of the peak, one number, or a quick end and a slow end; cores: of a host, for each device.
+    """
+    ends = [utilisation] * 2 if isinstance(utilisation, (int, float)) else list(utilisation)
+    for end in ends:
+        check(config, devices, end)
+    sizes = {name: sum(p.numel() for p in net.parameters()) for name, net in parts(network_of(config)).items()}
+    held, steps = memory(config, devices, classes), config.epochs * steps_per_epoch(config, images)
+    spent = times(config, devices, chip, ends, cores, xla)
+    seconds, binds = zip(*(together(spent, end) for end in (0, 1)), strict=True)
     fits = room(held, chip) >= 0
     return {
         "config": config.to_dict(), "devices": devices, "rows": config.batch_size // devices, "chip": chip._asdict(),
-        "utilisation": utilisation, "images": images, "classes": classes,
+        "utilisation": ends, "images": images, "classes": classes,
         "parameters": {**sizes, "target": sizes["encoder"] + sizes["projector"]},
-        "flops": work, "replicated": updates, "memory": held, "fits": fits, "traffic": traffic(config, devices),
+        "flops": flops(config), "replicated": updates_of(config), "memory": held, "fits": fits,
+        "traffic": traffic(config, devices, 4 if chip.name.startswith("tpu") else 8),
+        "exchanges": exchanges(config, devices, xla), "operations": operations(config), "cores": cores,
         "remedies": [] if fits else remedies(config, devices, chip, classes),
-        "steps": steps, "seconds": seconds, "hours": steps * seconds / 3600,
+        "steps": steps, "times": spent, "seconds": list(seconds), "binds": list(binds),
+        "hours": [steps * s / 3600 for s in seconds],
     }  # fmt: skip
 
 
@@ -279,17 +412,39 @@ def text(p: dict) -> str:
         *(f"    would fit: {change}" for change in p["remedies"]),
     ]
     lines += table("sent by a device a step", p["traffic"], "B") if p["devices"] > 1 else ["sent by a device: nothing"]
-    pace = f"{p['steps']} steps of {p['seconds']:.3g} s at {p['utilisation']:.0%} of the peak"
-    return "\n".join([*lines, f"{pace}: {p['hours']:.3g} hours, {p['hours'] * p['devices']:.3g} device hours"])
+    binds = dict.fromkeys(p["binds"])
+    waits, chip_hours = p["exchanges"], [hours * p["devices"] for hours in p["hours"]]
+    lines += [
+        f"a device waits for others {sum(waits.values())} times a step, {waits['batch norm']} of them in batch norms; "
+        f"its host starts {p['operations']:.0f} operations",
+        "seconds a step, from (as on paper) to (as it often is)",
+        *(f"  {name:18}{quick:12.2g}{slow:12.2g}  {MEANING[name]}" for name, (quick, slow) in p["times"].items()),
+        "  {:18}{:12.2g}{:12.2g}  what binds: {}".format("a step", *p["seconds"], " or ".join(binds)),
+        f"{p['steps']} steps: {between(p['hours'])} hours, {between(chip_hours)} device hours",
+    ]
+    return "\n".join(lines)
 
 
-def paper(config: Config, utilisation: float, images: int) -> str:
+MEANING = {
+    "arithmetic": "products, at the utilisation given", "memory": "activations and weights to and from memory",
+    "sending": "bytes between devices", "waiting": "the others' answers, beside the bytes",
+    "starting": "the host, one operation after the other", "decoding": "images, by the host's cores",
+}  # fmt: skip
+
+
+def between(ends) -> str:
+    """[2.0, 5.25] -> "2 to 5.25"."""
+    return " to ".join(dict.fromkeys(f"{end:.3g}" for end in ends))
+
+
+def paper(config: Config, utilisation, images: int) -> str:
     """The hardware the paper states, read both ways."""
     lines = ["the paper states 128 Cloud TPUv3, chips or cores unsaid, and 300 epochs; this recipe there:"]
     for name in ("tpu-v3", "tpu-v3-core"):
         p = plan(config, 128, CHIPS[name], utilisation, images)
         held = f"{human(sum(p['memory'].values()), 'B')} of {human(p['chip']['memory'], 'B')} each"
-        lines += [f"  128 x {name:12}{p['hours']:6.3g} hours, {held}, {'fits' if p['fits'] else 'does not fit'}"]
+        fits = "fits" if p["fits"] else "does not fit"
+        lines += [f"  128 x {name:12}{between(p['hours']):>14} hours, {held}, {fits}"]
     return "\n".join(lines)
 
 
@@ -300,23 +455,28 @@ def main() -> None:
     parser.add_argument("--devices", type=int, required=True, help="how many chips share a batch")
     parser.add_argument("--chip", required=True, help=", ".join([*CHIPS, "cpu-core"]))
     parser.add_argument("--flops", type=float, help="FLOP/s of a cpu-core")
-    parser.add_argument("--utilisation", type=float, default=0.4, help="share of the peak that is reached")
+    parser.add_argument("--utilisation", type=float, help=f"share of the peak that is reached (default: {UTILISATION})")
+    parser.add_argument("--cores", type=int, default=12, help="of a host that prepare images, for each device")
+    parser.add_argument("--xla", action="store_true", help="scale/train_xla.py instead of torchrun")
     parser.add_argument("--images", type=int, default=1281167, help="training images (default: ImageNet's)")
     parser.add_argument("--classes", type=int, default=1000, help="for the memory of the votes")
     parser.add_argument("--json", action="store_true", help="print the plan as JSON")
     args = parser.parse_intermixed_args()
     parser.whole("--classes", args.classes, 1)
+    parser.whole("--cores", args.cores, 1)
+    utilisation = UTILISATION if args.utilisation is None else args.utilisation
     config = presets.named(args.recipe).replace(**dict(override(change) for change in args.changes))
     if class_of(config) is not SemPPL:
         raise ValueError(f"The planner counts SemPPL's step, and {args.recipe} has method = {config.method!r}; give a "
                          "recipe of SemPPL.")  # fmt: skip
-    p = plan(config, args.devices, chip_of(args.chip, args.flops), args.utilisation, args.images, args.classes)
+    chip = chip_of(args.chip, args.flops)
+    p = plan(config, args.devices, chip, utilisation, args.images, args.classes, args.cores, args.xla)
     if args.json:
         print(json.dumps(p, indent=1))
     else:
         print(text(p))
         if args.recipe.startswith("imagenet") and config.batch_size % 128 == 0:
-            print(paper(config, args.utilisation, args.images))
+            print(paper(config, utilisation, args.images))
 
 
 if __name__ == "__main__":
