@@ -71,10 +71,10 @@ def placed(method: nn.Module, device: torch.device, config) -> nn.Module:
     if device.type == "cuda" and config.precision == "fp32":
         torch.backends.cudnn.allow_tf32 = False  # it is on, and cuts factors to 10 bits
     method.to(device, torch.float64 if config.precision == "fp64" else None)
-    if device.type not in ("xla", "tpu"):  # which choose memory layouts themselves
-        method.to(memory_format=torch.channels_last)
     if device.type == "tpu":  # which multiplies float32 in bf16, votes and losses too, unless told
         torch.set_float32_matmul_precision("highest")
+    elif device.type != "xla":  # these two choose memory layouts themselves
+        method.to(memory_format=torch.channels_last)
     share_batch_norm(method)
     for parts in (method.online, method.target) if config.compile else ():
         compiled(parts)
