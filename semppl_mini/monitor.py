@@ -10,8 +10,7 @@ embedding_std           sqrt(D) times the standard deviation of a coordinate of 
 false_negatives         share of negatives that are of the image's true class (the image itself, drawn, is none)
 
 Shares are kept as (numerator, denominator), so that an epoch's figure is over its images, not a mean of means. Unknown
-classes (-1) are in no count; a share of nothing is None. All but embedding_std are SemPPL's; relatives have their own.
-"""
+classes (-1) are in no count; a share of nothing is None. All but embedding_std are SemPPL's; relatives have theirs."""
 
 import torch
 from torch import Tensor

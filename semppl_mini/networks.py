@@ -9,8 +9,7 @@ doubling the channels, which are `width` in the first. Convolutions start by He'
 BYOL's MLP, Linear-BN-ReLU-Linear (the official repository keeps it; sizes are unspecified in the paper).
 
 A faster encoder for CIFAR is in recipes/airbench.py, ImageNet's encoders and stems in recipes/resnets.py: they add
-themselves to ENCODERS and STEMS below; `ENCODERS["mine"] = function`, config -> module with `dim`, adds one of yours.
-"""
+themselves to ENCODERS and STEMS below; `ENCODERS["mine"] = function`, config -> module with `dim`, adds your own."""
 
 from functools import partial
 

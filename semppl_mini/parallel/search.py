@@ -31,8 +31,7 @@ def neighbours(o: Tensor, keys: Tensor, labels: Tensor, k: int, chunk_mb: float 
     """The k keys nearest to each query: o (M, D), keys (Q, D), labels (Q,) -> cosine (M, k), index (M, k).
 
     Rows are unit vectors. Empty slots (label -1) have cosine -inf. Queries and keys go in chunks, so that a float32
-    similarity matrix stays under `chunk_mb` MB, and under 16 (a processor cache); then the best of all chunks compare.
-    """
+    similarity matrix stays under `chunk_mb` MB, and under 16 (a processor cache); then the best of each compare."""
     o = at_least_float(o)
     empty = torch.where(labels >= 0, 0.0, -torch.inf).to(o.dtype)  # (Q,)
     rows, width, found = 1024, max(k, int(256 * min(chunk_mb, 16))), []

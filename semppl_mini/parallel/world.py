@@ -1,8 +1,7 @@
 """One process, several (torchrun), or one XLA program over many devices; the global batch is the only batch.
 
 Each process's loss is the mean over its own rows, plus terms equal on all; the *averaged* gradients are then those of
-one process with the whole batch. With one process, and under XLA SPMD (tensors are global), all this is the identity.
-"""
+one process with the whole batch. With one process, and under XLA SPMD (tensors are global), it is all the identity."""
 
 import os
 from datetime import timedelta

@@ -91,8 +91,7 @@ def tuning(config, data: Data, steps: int, lr: float = 0.1):
     """The config by which `fit` trains a classifier on the labelled images of `data`, in at least so many steps.
 
     Nesterov SGD, cosine from `lr` [all ours, fixed in advance: with 500 labels crops and flips alone, BYOL's choice on
-    ImageNet, were worse on validation images; notebooks/results/tuning]. ValueError: no step, or labels of one class.
-    """
+    ImageNet, were worse on validation images; notebooks/results/tuning]. ValueError: no step or one class."""
     images = len(labelled_images(data))
     check_whole("steps", steps, 1), check_type("lr", lr, float)
     B = min(128, images) // parallel.size() * parallel.size()  # every process takes its share

@@ -20,8 +20,7 @@ from ..views import normalise
 class Whitening(nn.Conv2d):
     """The first layer of airbench: (B, 3, H, W) -> (B, 24, H - 1, W - 1), decorrelated 2x2 patches and their negatives.
 
-    Its weights are not trained, but `filters` of images; until `networks.begin` they are random. The bias is trained.
-    """
+    Its bias is trained, its weights are not: they are `filters` of images, and random until `networks.begin`."""
 
     def __init__(self):
         super().__init__(3, 24, 2)

@@ -9,8 +9,7 @@ Selective kernels (SK; Li et al., 2019, as in SimCLRv2) take the place of each b
     a = softmax over the two of W_2 ReLU(BN(W_1 s))     s = mean of u_1 + u_2 over the pixels, in max(C/16, 32) channels
     y = a_1 u_1 + a_2 u_2                               C channels
 
-and come with ResNet-D (He et al., 2019): an imagenet stem of three 3x3, mean pooling before 1x1 shortcuts [SimCLRv2].
-"""
+and come with ResNet-D (He et al., 2019): a stem of three 3x3, mean pooling before 1x1 shortcuts [SimCLRv2]."""
 
 import re
 from functools import partial

@@ -3,8 +3,7 @@
     logits = W f(x) + b        loss = mean cross-entropy over views and images, labelled images alone
 
 method="finetune" trains all weights; method="linear" trains W and b, which start at 0 [ours], on a frozen f whose
-batch norms keep their running statistics. f is the encoder of a run, `fit(config, data, weights=RUN)`, or starts anew.
-"""
+batch norms keep their running statistics. f is the encoder of a run, `fit(config, data, weights=RUN)`, or is new."""
 
 from functools import partial
 

@@ -278,8 +278,7 @@ def _evidence(axes, report: dict, i: int, data, truth: int, near: int) -> None:
 def vote_panel(images, report: dict, i: int, data):
     """How image i of an ImageSet got its pseudo-label: report = `semppl_mini.inspect(method, images)`.
 
-    Left: the vote of each view in each queue. Right: the image and its views; nearest queue images, semantic positives.
-    """
+    Left: the vote of each view in each queue. Right: image and views; nearest queue images, semantic positives."""
     names, truth, y_bar = [*data.classes, "none"], int(images.truth[i]), int(report["y_bar"][i])
     L, R = round(report["votes"].shape[1] ** 0.5), report["positive_ids"].shape[1]
     votes, cmap = report["votes"][i].view(L, L).numpy(), "RdBu" if truth >= 0 else "Greys"
