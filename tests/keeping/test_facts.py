@@ -42,7 +42,7 @@ def test_it_says_what_the_encoder_is_and_saw(run):
 def test_the_lines_of_the_page_take_the_encoder_by_it(run, tmp_path, monkeypatch):
     shutil.copytree(run.folder, tmp_path / "runs" / "mine")
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    code, *_ = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     exec(code, seen := {})
     kept = torch.load(run.folder / "encoder.pt", weights_only=True)
     assert all(torch.equal(x, kept[name]) for name, x in seen["encoder"].state_dict().items())
