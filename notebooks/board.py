@@ -115,7 +115,9 @@ def effect(ax, row: dict) -> None:
 def picture(rows: list[dict]):
     """A row each of which a seed has run: the claim and its verdict, the arms' measure, the effect; then the others."""
     run, still = [row for row in rows if row["effects"]], [name(row) for row in rows if not row["effects"]]
-    heights = [0.95 + 0.15 * max(2, len(row["claim"].arms)) for row in run] + [0.35] * bool(still)
+    others = textwrap.fill(f"open, no seed has run: {'; '.join(still)}", 140) if still else ""
+    heights = [0.95 + 0.15 * max(2, len(row["claim"].arms)) for row in run]
+    heights += [0.15 + 0.2 * len(others.splitlines())] * bool(still)
     fig = plots.canvas(10, sum(heights))
     axes = fig.subplots(len(heights), 3, squeeze=False, width_ratios=(4, 2.2, 2.4), height_ratios=heights)
     for (left, middle, right), row in zip(axes, run, strict=False):
@@ -125,7 +127,7 @@ def picture(rows: list[dict]):
     for ax in axes[len(run) :].flat:
         ax.set_axis_off()
     if still:
-        axes[-1, 0].text(0, 0, f"open, no seed has run: {'; '.join(still)}", size=9, in_layout=False)
+        axes[-1, 0].text(0, 0, others, size=9, in_layout=False)
     return fig
 
 
