@@ -108,6 +108,19 @@ GPU = {  # row: the place of its number, under a part's name and a preset's
 
 START = "cifar10_cpu-epochs=4-seed0"
 
+# ---- others, in equal minutes: benchmarks/yardsticks, speedruns, relatives, and minutes.json -----------------------
+
+YARDSTICKS = {  # (method, steps): (its files in benchmarks/, its name in minutes.json, runs of its search)
+    ("**SemPPL**", "4 epochs"): ("speedruns/cifar10_cpu-epochs=4-negatives=127-lr=0.007-large_scale=(0.5,1.0)-seed*",
+                                 "SemPPL", "22"),
+    ("**SemPPL**", "12 epochs, `cifar10_cpu`"): ("yardsticks/cifar10_cpu-seed*", "SemPPL", ""),
+    ("augmentation-only", "12 epochs"): ("yardsticks/cifar10_cpu-semantic_positives=0-seed*", "augmentation-only",
+                                         "SemPPL's"),
+    ("FixMatch", "12 epochs"): ("yardsticks/fixmatch-12epochs-seed*", "FixMatch", "1"),
+    ("lightly's SimCLR", "6 epochs"): ("yardsticks/lightly-simclr-epochs=6-seed*", "lightly's SimCLR", "its own"),
+    ("supervised-only", "2,000 steps"): ("yardsticks/supervised-muon-lr=0.03-steps=2000-seed*", "supervised-only", "3"),
+}  # fmt: skip
+
 # ---- from here on: reading, averaging, writing ---------------------------------------------------------------------
 
 
@@ -210,6 +223,24 @@ def speedruns() -> str:
                              for (name, epochs), runs in rows])  # fmt: skip
 
 
+def yardsticks() -> list[tuple]:
+    """(method, steps, minutes of two quiet cores, search, runs) of every row of YARDSTICKS."""
+    times, rows = json.loads((ROOT / "benchmarks/minutes.json").read_text()), []
+    for (method, steps), (files, name, search) in YARDSTICKS.items():
+        runs = [json.loads(path.read_text()) for path in sorted((ROOT / "benchmarks").glob(f"{files}.json"))]
+        epochs = max(record["epoch"] for record in runs[0]["history"])
+        each = 45_000 // 128 if runs[0]["config"]["batch_size"] == 128 else 4  # steps an epoch: all images, or 500
+        rows.append((method, steps, epochs * each * times["rows"][name]["ms"] / 60_000, search, runs))
+    return rows
+
+
+def in_equal_minutes() -> str:
+    places = ("read.knn20", "read.few_label", "read.classifier")
+    header = ("", "minutes", "search", "seeds", "k-NN", "linear", "own classifier")
+    return markdown(header, [(method, steps, f"{minutes:.1f}", search, str(len(runs)), *(cell(runs, x) for x in places))
+                             for method, steps, minutes, search, runs in yardsticks()])  # fmt: skip
+
+
 def claimed(table) -> str:
     return table(claims.board(ROOT / "notebooks/results/claims"))
 
@@ -224,6 +255,7 @@ TABLES = {
     "speed": speed,
     "gpu": gpu,
     "speedruns": speedruns,
+    "yardsticks": in_equal_minutes,
     "presets": presets,
     "claims_line": lambda: claimed(board.line),
     "claims": lambda: claimed(board.verdicts),

@@ -1,5 +1,6 @@
 """The front door: README.md and docs/ are short, lead somewhere, and say what the JSON files and the code say."""
 import dataclasses
+import importlib
 import importlib.util
 import re
 import shutil
@@ -200,3 +201,11 @@ def test_selections_of_tests_select_some():
     assert len(found) > 8
     for words in found:
         assert not [word for word in words.split(" or ") if not any(word in test for test in tests)]
+
+
+def test_the_picture_of_minutes_is_of_the_table(tables, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    points = importlib.import_module("minutes_picture").points()
+    svg = (ROOT / "docs/figures/minutes.svg").read_text()
+    words = [f"{method} {of_method[-1][1]:.1f}" for method, of_method in points.items()]
+    assert len(words) == len({method for method, _ in tables.YARDSTICKS}) and all(word in svg for word in words), words
