@@ -42,6 +42,7 @@ CIFAR10 = {  # column: the place of its number; "a or b": b where there is no a
 }
 LABELS_500 = {  # row: its files
     "**SemPPL**": "semppl-500-seed*",
+    "the same, 35 epochs at `lr` 0.004": "semppl-500-35epochs-seed*",
     "augmentation-only": "augmentation-500-seed*",
     "supervised-only": "supervised-500-seed*",
     "*oracle*": "oracle-500-seed*",
@@ -114,6 +115,7 @@ YARDSTICKS = {  # (method, steps): (its files in benchmarks/, its name in minute
     ("**SemPPL**", "4 epochs"): ("speedruns/cifar10_cpu-epochs=4-negatives=127-lr=0.007-large_scale=(0.5,1.0)-seed*",
                                  "SemPPL", "22"),
     ("**SemPPL**", "12 epochs, `cifar10_cpu`"): ("yardsticks/cifar10_cpu-seed*", "SemPPL", ""),
+    ("**SemPPL**", "35 epochs, `lr` 0.004"): ("yardsticks/cifar10_cpu-epochs=35-lr=0.004-seed*", "SemPPL", "1"),
     ("augmentation-only", "12 epochs"): ("yardsticks/cifar10_cpu-semantic_positives=0-seed*", "augmentation-only",
                                          "SemPPL's"),
     ("FixMatch", "12 epochs"): ("yardsticks/fixmatch-12epochs-seed*", "FixMatch", "1"),
