@@ -3,13 +3,13 @@
     python notebooks/keep.py runs/mine --results notebooks/results/mine.json
 
     encoder.safetensors   the encoder: scale/export.py's file, but weights in 16 bits; run.json as metadata
-    method.safetensors    what else the method votes with: heads and queues; config and history as metadata
+    method.safetensors    what else the method votes or chooses with: heads, queues, clusters; config, history as metadata
     README.md, run.json   the model card: data, command, seed, figures, licence
 
     run = keep.load("mine")      run.method.encoder, run.history, and `inspect(run.method, images)`
 
-What has one axis (norms, biases) stays in 32 bits. The target network is not kept: `load` puts the online one in its
-place, which neither features nor votes of a finished run ask for. In all at most 4.5 MB a file.
+What has one axis (norms, biases) stays in 32 bits. Of online and target network one is kept, the one that is read out:
+`load` puts it in the other's place, too, which no read-out of a finished run asks for. In all at most 4.5 MB a file.
 """
 
 import copy
@@ -39,14 +39,19 @@ def rounded(method):
     return method
 
 
+def sides(kind) -> tuple[str, str]:
+    """Names of the network that is kept begin with the first, of the other one with the second."""
+    return ("target.", "online.") if kind.reads.startswith("target.") else ("online.", "target.")
+
+
 def keep(run: s.Run, folder, results: dict | None = None, licence: str = LICENCE) -> Path:
     """Write the files above into a folder. ValueError: the run is not finished, or a file would be too large."""
     from safetensors.torch import save
 
     if not run.finished:
         raise ValueError(f"{run.folder} has {len(run.history) - 1} of {run.config.epochs} epochs; finish it first.")
-    method, reads = rounded(run.method), run.method.reads + "."
-    rest = {name: export.half(x) for name, x in method.state_dict().items() if not name.startswith(("target.", reads))}
+    method, left = rounded(run.method), (run.method.reads + ".", sides(run.method)[1])
+    rest = {name: export.half(x) for name, x in method.state_dict().items() if not name.startswith(left)}
     told = {"config": run.config.to_dict(), "history": run.history, "data": run.data, "classes": run.method.num_classes}
     blob = save(rest, export.texts(told))
     size = sum(export.half(x).nbytes for x in method.encoder.state_dict().values())
@@ -83,9 +88,9 @@ def load(name) -> s.Run:
     kind = class_of(config)
     with safe_open(folder / "encoder.safetensors", "pt") as file:
         tensors |= {f"{kind.reads}.{field}": file.get_tensor(field) for field in file.keys()}
-    method = kind(config, told["classes"], kind.images_in(tensors))
-    targets = (field for field in method.state_dict() if field.startswith("target."))
-    tensors |= {field: tensors[field.replace("target", "online", 1)] for field in targets}
+    method, (kept, other) = kind(config, told["classes"], kind.images_in(tensors)), sides(kind)
+    twins = (field for field in method.state_dict() if field.startswith(other))
+    tensors |= {field: tensors[kept + field.removeprefix(other)] for field in twins}
     method.load_state_dict(tensors)
     return s.Run(config, method, told["history"], folder, told["data"])
 
