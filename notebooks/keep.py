@@ -3,7 +3,7 @@
     python notebooks/keep.py runs/mine --results notebooks/results/mine.json
 
     encoder.safetensors   the encoder: scale/export.py's file, but weights in 16 bits; run.json as metadata
-    method.safetensors    what else the method votes or chooses with: heads, queues, clusters; config, history as metadata
+    method.safetensors    what else the method votes or chooses with: heads, queues, clusters; config and history
     README.md, run.json   the model card: data, command, seed, figures, licence
 
     run = keep.load("mine")      run.method.encoder, run.history, and `inspect(run.method, images)`
