@@ -117,7 +117,7 @@ def test_pictures_are_sharp_and_small(path, notebook):
     assert sum(execute.PNG not in output.metadata for output in shown) == OLD.get(path.stem, 0)
 
 
-LINES = re.compile(r"plots\.(curves|pseudo_label_curves|agreement|live|dot_panels)|sweep_panels|^show\(|board\.picture|"
+LINES = re.compile(r"plots\.(curves|pseudo_label_curves|agreement|live)|dot_panels|sweep_panels|^show\(|board\.picture|"
                    r"(shared|plan)_figure\(|temperature_explorer|k_explorer", re.MULTILINE)  # fmt: skip
 
 

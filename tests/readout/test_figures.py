@@ -2,6 +2,7 @@
 
 import matplotlib
 import numpy as np
+import panels
 import pytest
 import torch
 
@@ -59,7 +60,7 @@ def test_what_is_wrong_is_another_mark(gathered):
 
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_a_single_seed_has_no_mean(seeds):
-    ax = plots.dot_panels({"k-NN": {"SemPPL": [0.5, 0.6, 0.7][:seeds]}}).axes[0]
+    ax = panels.dot_panels({"k-NN": {"SemPPL": [0.5, 0.6, 0.7][:seeds]}}).axes[0]
     assert len(ax.collections[0].get_segments()) == (seeds > 1) and len(ax.lines[0].get_xdata()) == seeds
     assert ax.get_xlabel() == "k-NN"
 

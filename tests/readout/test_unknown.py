@@ -4,6 +4,7 @@ import dataclasses
 
 import matplotlib.figure
 import numpy as np
+import panels
 import pytest
 import torch
 from core_checks import differing, tiny, tiny_data, units, weights, with_train
@@ -115,9 +116,10 @@ def test_figures_leave_unknown_classes_out():
     report = inspect(method, data.test)
     known = data.test.truth >= 0
     right = int((report["y_bar"] == data.test.truth)[known].sum())
-    shown = texts(plots.gallery(data, report, 2, data.test))
+    shown = texts(panels.gallery(data, report, 2, data.test))
     assert f"right: {right} of 20" in shown and f"wrong: {20 - right} of 20" in shown
-    assert f"{right / 20:.1%} of 20 right" in texts(plots.confusion(data.test.truth, report["y_bar"], data.classes))[-1]
+    confused = panels.confusion(data.test.truth, report["y_bar"], data.classes)
+    assert f"{right / 20:.1%} of 20 right" in texts(confused)[-1]
     panel = texts(plots.vote_panel(data.test, report, 0, data))
     assert any(text.startswith("true unknown, voted") for text in panel)
     colours = plots.umap_panels([("x", np.eye(3, 2), [-1, 0, 9], None)], data.classes).axes[0].collections[0]
@@ -127,6 +129,6 @@ def test_figures_leave_unknown_classes_out():
 
 def test_figures_of_nothing_known_are_drawn():
     nothing = torch.full((4,), -1)
-    assert "0.0% of 0 right" in texts(plots.confusion(nothing, torch.arange(4), ["a"] * 4))[-1]
-    plots.dot_panels({"k-NN": {"SemPPL": [None, 0.5], "CARP": [None]}})
+    assert "0.0% of 0 right" in texts(panels.confusion(nothing, torch.arange(4), ["a"] * 4))[-1]
+    panels.dot_panels({"k-NN": {"SemPPL": [None, 0.5], "CARP": [None]}})
     plots.curves({"run": [{"epoch": 0, "purity": None}, {"epoch": 1, "purity": None}]}, ["purity"])
