@@ -57,11 +57,11 @@ def gallery(data, report: dict, rows: int, images):
         found = found[report["agreement"][found].argsort(descending=True, stable=True)]
         chosen = found[np.linspace(0, len(found) - 1, min(rows, len(found))).astype(int)].tolist()
         part.suptitle(f"{'right' if good else 'wrong'}: {len(found):,} of {known.sum():,}", color=COLOUR[good])
-        placed = tiles(part, rows, width)
-        for axes, i in zip(placed, chosen, strict=False):
+        spots = tiles(part, rows, width)
+        for axes, i in zip(spots, chosen, strict=False):
             show(axes[0], images.images[i], f"{names[report['y_bar'][i]]}?")
             evidence(axes[1:], report, i, data, int(images.truth[i]), 3)
             axes[0].set_ylabel(f"is {names[images.truth[i]]}\n{report['agreement'][i]:.0%} of votes", size=8)
-        for ax, text in zip(placed[-1, [0, 2, 5]], ("image", "nearest in the queue", "semantic positives"), strict=True):
+        for ax, text in zip(spots[-1, [0, 2, 5]], ("image", "nearest in the queue", "semantic positives"), strict=True):
             ax.set_xlabel(text)
     return fig

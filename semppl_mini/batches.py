@@ -94,9 +94,9 @@ class Batches:
         views = draw_views(self.config, len(index), rng, *self.train.size)
         for draw in views if getattr(self.train, "seeded", False) else ():  # for a function of one's own
             draw["seed"] = torch.randint(2**62, (len(index),), generator=rng)
-        views = [{name: value[self.own] for name, value in draw.items()} for draw in views]
+        views = [{name: value[self.own].clone() for name, value in draw.items()} for draw in views]  # no others' rows
         draws, mine = self.draw(self.config, step), index[self.own]
-        rows = {name: x[self.own] for name, x in draws._asdict().items() if name not in draws.shared}
+        rows = {name: x[self.own].clone() for name, x in draws._asdict().items() if name not in draws.shared}
         pixels = self.train.prepare(mine, views, self.config)
         return Prepared(pixels, self.train.labels[mine], self.train.ids[mine], views, draws._replace(**rows))
 

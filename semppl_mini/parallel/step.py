@@ -3,15 +3,19 @@
 import math
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import chain
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
 from . import world
@@ -19,21 +23,41 @@ from .device import far, numbers, run_pending
 from .norm import share_batch_norm
 
 PER_CORE = 4  # workers, at most [ours]
+AHEAD = 2  # items that a worker has ready, at most: torch's default
+SHARED = Path("/dev/shm")  # where items wait: Linux's, and no folder elsewhere
 
 
 def ahead(make: Callable, first: int, last: int, workers: int = 0) -> Iterator:
     """make(first), ..., make(last - 1), in order, made ahead in so many processes; 0: here, when asked for.
 
-    Never more than there are items, or, with a warning, than PER_CORE for each core."""
+    Workers are sent numbers and send items; the first is made here, as it tells how much room the others will need.
+    Never more than there are items, or, with a warning, than PER_CORE for each core. ValueError: no room for them."""
     if workers > (most := PER_CORE * (cores := os.cpu_count() or 1)):
         words = f"workers = {workers} are more than {PER_CORE} for each of {cores} cores; {most} are started, at most."
         warnings.warn(words, stacklevel=2)
-    workers = min(workers, most, max(last - first, 0))
-    more = {"num_workers": workers, "worker_init_fn": bound, "generator": torch.Generator()}
-    for item in DataLoader(range(first, last), batch_size=None, collate_fn=partial(_attempt, make), **more):
+    early = [make(first)] if workers and first < last else []
+    workers = min(workers, most, max(last - first - 1, 0))
+    check_room(early, workers)
+    more = {"num_workers": workers, "prefetch_factor": AHEAD if workers else None, "generator": torch.Generator()}
+    more |= {"collate_fn": partial(_attempt, make), "worker_init_fn": bound}
+    rest = iter(DataLoader(range(first + len(early), last), batch_size=None, **more))  # here they start
+    for item in chain(early, rest):
         if isinstance(item, ValueError):
             raise item
         yield item
+
+
+def check_room(item, workers: int) -> None:
+    """ValueError unless what waits, up to AHEAD such items a worker, and two in use fit into shared memory.
+
+    Where it is full workers die without a word. Each process of a machine has its share of it."""
+    if workers and SHARED.is_dir():
+        need = (AHEAD * workers + 2) * sum(x.nbytes for x in tree_leaves(item) if isinstance(x, Tensor))
+        disk = shutil.disk_usage(SHARED)
+        room = min(disk.free, disk.total // world.within("LOCAL_WORLD_SIZE", 1, 2**20, "1"))
+        if need > room:
+            words = f"workers = {workers} keep up to {need:,} bytes in {SHARED} and {room:,} are free for this process"
+            raise ValueError(f"{words}; give fewer workers, or a larger {SHARED} (docker run --shm-size, or mount).")
 
 
 def one_early(items: Iterator) -> Iterator:

@@ -8,10 +8,12 @@ import dataclasses
 import importlib
 import io
 import json
+import multiprocessing
 import os
 import pickle
 import sys
 import tarfile
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,13 +22,15 @@ import pytest
 import torch
 from core_checks import CLASSES, parts, tiny
 from PIL import Image
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from semppl_mini import Config, evaluate, fit, views
-from semppl_mini.batches import epoch_order
+from semppl_mini import Config, SemPPL, evaluate, fit, views
+from semppl_mini.batches import Batches, epoch_order
 from semppl_mini.files import write_pack
+from semppl_mini.parallel.step import ahead
 from semppl_mini.rng import VIEWS, generator
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -507,6 +511,52 @@ def tiny_set(root, images=2, classes=("n00000001", "n00000002"), split="train"):
 
 def first(root):
     return root / "train" / "n00000001" / "n00000001_0.JPEG"
+
+
+def batches_of(n, root):
+    """The steps of a run on n listed images, whose bytes are all those of one file."""
+    blob = encoded(Image.new("RGB", (40, 30), (9, 99, 200)), "JPEG")
+    (root / "x.JPEG").write_bytes(blob)
+    keys, rows = np.array([f"n{i % 10:08}/n{i % 10:08}_{i}".encode() for i in range(n)]), torch.arange(n)
+    zeros = np.zeros(n, np.int64)
+    files = imagenet.Files(str(root), np.array([b"x.JPEG"]), keys, zeros, zeros, zeros + len(blob))
+    train = imagenet.ImageFiles(rows % 10, rows, rows % 10, rows, files)
+    return Batches(tiny(labels=None, large_size=64, small_size=32), train, SemPPL.draw)
+
+
+def crossed(monkeypatch, items):
+    """Bytes through the pipes to the workers, and from them, while these items come; and the items."""
+    sent, here, right = [multiprocessing.Value("q", 0) for _ in range(2)], os.getpid(), Connection._send_bytes
+
+    def counted(self, buffer):
+        with (count := sent[os.getpid() != here]).get_lock():
+            count.value += len(buffer)
+        return right(self, buffer)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Connection, "_send_bytes", counted)
+        found = list(items)
+    return [count.value for count in sent], found
+
+
+def test_numbers_go_to_workers_and_tensors_come_back_whatever_the_size_of_the_set(tmp_path, monkeypatch):
+    few, many = (batches_of(n, tmp_path) for n in (100, 100_000))
+    (to, back), items = crossed(monkeypatch, few.ahead(0, 5, 1))
+    tensors = [x for x in tree_leaves(items[-1]) if isinstance(x, torch.Tensor)]
+    assert all(0 < way < 4 * 300 * len(tensors) for way in (to, back))  # names of shared memory, four of five items
+    (to_more, back_more), _ = crossed(monkeypatch, many.ahead(0, 5, 1))
+    assert to_more < 2 * to and back_more < 1.1 * back
+    (_, all_files), _ = crossed(monkeypatch, ahead(lambda i: (many[i], many.train.files.keys), 0, 5, 1))
+    assert all_files > 4 * many.train.files.keys.nbytes > 100 * back  # the count does see a list
+
+
+def test_a_worker_sends_no_other_processs_rows(tmp_path, monkeypatch):
+    batches, config = batches_of(100, tmp_path), tiny(large_size=64, small_size=32)
+    batches.own = slice(4, 8)
+    item = batches[0]
+    assert len(item.labels) == 4 and item.draws.negatives.shape == (4, config.negatives)
+    for x in tree_leaves(item):
+        assert not isinstance(x, torch.Tensor) or x.untyped_storage().nbytes() <= 3 * x.nbytes, x.shape  # 3: the views
 
 
 def bomb():
