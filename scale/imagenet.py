@@ -4,6 +4,7 @@
     FOLDER/train*.tar             (or train/*.tar) with members .../SYNSET/NAME.JPEG or .../SYNSET_NUMBER.JPEG; val too
 
     python scale/imagenet.py shards --from FOLDER --to SHARDS --size 1000     (images a shard; `webdataset` reads them)
+    python scale/imagenet.py shards --from FOLDER --to SHARDS --resize 256    (the short side; fewer pixels to decode)
 
 An image is its key, SYNSET/NAME without suffix: keys, sorted, give ids, classes and order, however the bytes are kept.
 Any image can be read at any time: of a shard, an index of (key, offset, bytes) is made once with `tarfile` and kept.
@@ -50,6 +51,7 @@ MAX_SHARD_BYTES = 2**40  # one shard: 1 TiB (all of ImageNet has 150 GB)
 MAX_LIST_BYTES = 2**26  # a label list: 64 MiB (the names of all training images have 28 MB)
 MASK_SIDE = 64  # saliency is estimated on copies of this size [ours]
 GREY = 128  # of a masked background: half of 255, rounded
+JPEG = dict(format="JPEG", quality=95, subsampling=0)  # of resized images: little is lost, colours are as fine as grey
 CACHE = 2**18  # numbers of a view at hand on each thread of a CPU: 1 MiB
 
 # ---- where the bytes lie --------------------------------------------------------------------------------------------
@@ -431,15 +433,18 @@ def official_val(root: Path, classes: list[str], first_id: int) -> ImageFiles | 
 # ---- writing shards -------------------------------------------------------------------------------------------------
 
 
-def write_shards(source, target, size: int) -> list[Path]:
+def write_shards(source, target, size: int, resize: int | None = None) -> list[Path]:
     """Class folders -> `target`/train-00000.tar, ... (and val-), `size` images each, sorted; returns the paths.
 
     Members are SYNSET/NAME.SUFFIX, so `webdataset` yields {"__key__": "SYNSET/NAME", "jpeg": bytes}: the class is the
-    key's folder. A shard appears whole or not at all. ValueError if there are no class folders, or shards already.
+    key's folder. resize: the short side of larger images, see `resized`; smaller ones keep their bytes. A shard appears
+    whole or not at all. ValueError if there are no class folders, or shards already, or an image is broken.
     """
     source, target, paths = Path(source), Path(target), []
     if size < 1:
         raise ValueError(f"--size {size} images a shard is too small; give 1 or more.")
+    if resize is not None and resize < 32:
+        raise ValueError(f"--resize {resize} pixels are too few for crops; give 256, say, or 32 or more.")
     if (target.is_dir() and any(target.glob("*.tar"))) or target.resolve() == source.resolve():
         raise ValueError(f"{target} holds the source, or shards already; give a new folder.")
     for split in ("train", "val"):
@@ -449,17 +454,29 @@ def write_shards(source, target, size: int) -> list[Path]:
         for start in range(0, 0 if files is None else len(files.keys), size):
             paths.append(make_folder(target) / f"{split}-{start // size:05d}.tar")
             stop = min(start + size, len(files.keys))
-            write_whole(paths[-1], lambda file, f=files, own=range(start, stop): write_members(file, f, own))
+            write_whole(paths[-1], lambda file, f=files, own=range(start, stop): write_members(file, f, own, resize))
     return paths
 
 
-def write_members(file, files: Files, images) -> None:
+def write_members(file, files: Files, images, resize: int | None) -> None:
     with tarfile.open(fileobj=file, mode="w") as tar:
         for i in images:
-            blob = files.read(i)
-            member = tarfile.TarInfo(files.keys[i].decode() + files.path(i).suffix)
+            blob, suffix = files.read(i), files.path(i).suffix
+            if resize and (small := resized(blob, files.name(i), resize)):
+                blob, suffix = small, ".JPEG"
+            member = tarfile.TarInfo(files.keys[i].decode() + suffix)
             member.size = len(blob)
             tar.addfile(member, io.BytesIO(blob))
+
+
+def resized(blob, name: str, side: int) -> bytes | None:
+    """A JPEG of the same image, its short side `side` pixels, bicubic and antialiased; None if it is no larger."""
+    if min((image := open_image(blob, name)).size) <= side:
+        return None
+    small = tv.resize(decode(image, name), [side], InterpolationMode.BICUBIC, antialias=True)
+    file = io.BytesIO()
+    tv.to_pil_image(small).save(file, **JPEG)
+    return file.getvalue()
 
 
 def main() -> None:
@@ -468,8 +485,10 @@ def main() -> None:
     parser.add_argument("--from", dest="source", type=Path, required=True, help="folder with train/SYNSET/*.JPEG")
     parser.add_argument("--to", dest="target", type=Path, required=True, help="a new folder")
     parser.add_argument("--size", type=int, default=1000, help="images a shard")
+    parser.add_argument("--resize", type=int, metavar="PIXELS", help="short side of larger images, as JPEG of quality "
+                        "95 (default: the bytes as they are)")  # fmt: skip
     args = parser.parse_args()
-    paths = write_shards(args.source, args.target, args.size)
+    paths = write_shards(args.source, args.target, args.size, args.resize)
     print(f"{len(paths)} shards in {args.target}; read them with load_imagenet({str(args.target)!r}).")
 
 

@@ -775,6 +775,54 @@ def test_the_command_writes_shards_and_refuses_bad_targets(tmp_path, monkeypatch
         imagenet.write_shards(source, tmp_path / "b", 0)
 
 
+@real_images
+def test_resized_shards_hold_the_same_images_with_a_short_side(folder, shards, tmp_path, monkeypatch, capsys):
+    shards_command(monkeypatch, "--from", folder, "--to", tmp_path / "small", "--resize", 128)
+    capsys.readouterr()
+    small, before = (load_imagenet(root) for root in (tmp_path / "small", shards))
+    assert small.classes == before.classes
+    for name in ("train", "test"):
+        one, other = getattr(small, name), getattr(before, name)
+        assert (one.files.keys == other.files.keys).all() and torch.equal(one.labels, other.labels)
+        for i in range(N):
+            blob = one.files.read(i)
+            image, old = (Image.open(io.BytesIO(file.files.read(i))) for file in (one, other))
+            if min(old.size) <= 128:
+                assert blob == other.files.read(i)
+                continue
+            assert min(image.size) == 128 and image.format == "JPEG"
+            wanted = TF.pil_to_tensor(old.convert("RGB").resize(image.size, Image.Resampling.BICUBIC)).int()
+            error = (TF.pil_to_tensor(image.convert("RGB")).int() - wanted).abs().float()
+            assert error.mean() < 3 and error.mean() < 0.2 * wanted.float().std(), one.files.name(i)
+    centre, asked = (data.train.whole(torch.arange(N), 112).int() for data in (small, before))  # read out: 128 / 112
+    assert (centre - asked).abs().float().mean() < 3
+    assert small.train.digest() != before.train.digest()  # another set: no run goes on from one with the other
+
+
+@real_images
+def test_images_that_are_small_enough_keep_their_bytes(folder, tmp_path):
+    imagenet.write_shards(folder, tmp_path / "same", 15, 5000)
+    assert load_imagenet(tmp_path / "same").train.digest() == load_imagenet(folder).train.digest()
+
+
+def test_resized_shards_of_bad_input_get_one_sentence(tmp_path):
+    source = tiny_set(tmp_path / "set", 3)
+    with pytest.raises(ValueError, match="--resize 8 pixels are too few for crops; give 256, say, or 32 or more"):
+        imagenet.write_shards(source, tmp_path / "a", 4, 8)
+    grey = Image.fromarray(np.linspace(0, 255, 90 * 120).reshape(90, 120).astype(np.uint8))
+    for k, blob in enumerate((encoded(grey, "PNG"), encoded(grey.convert("CMYK"), "JPEG"))):
+        (source / "train" / "n00000001" / f"n00000001_{k}.JPEG").write_bytes(blob)
+    imagenet.write_shards(source, tmp_path / "b", 4, 40)
+    files = load_imagenet(tmp_path / "b").train.files
+    for i in (0, 1):
+        image = Image.open(io.BytesIO(files.read(i)))
+        assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (53, 40))
+    first(source).write_bytes(encoded(grey, "PNG")[:-200])
+    with pytest.raises(ValueError, match="n00000001_0.* is not a readable JPEG or PNG image"):
+        imagenet.write_shards(source, tmp_path / "c", 4, 40)
+    assert not list((tmp_path / "c").iterdir())  # whole or not at all
+
+
 # ---- whole runs
 
 
