@@ -67,17 +67,9 @@ def see(network: nn.Module, images: Dataset, config, workers: int = 0) -> tuple[
     Of several processes each sees its share, and all get all of it.
     """
     n = len(images)
-    rows = torch.arange(-(-n // parallel.size()) * parallel.size()) % n  # the last share begins again from the front
-    own = Subset(images, rows[parallel.rows(len(rows))].tolist())
+    own = Subset(images, parallel.share(n).tolist())
     seen = [(encode(network, x, config), y) for x, y in DataLoader(own, 64, num_workers=workers)]
     return tuple(everywhere(torch.cat(part), config)[:n] for part in zip(*seen, strict=True))
-
-
-def see_set(network: nn.Module, images, config) -> Tensor:
-    """The same of a set of this repository (`ImageSet`, `ImageFiles`), whose labels are at hand: (n, dim)."""
-    n = len(images)
-    rows = torch.arange(-(-n // parallel.size()) * parallel.size()) % n
-    return everywhere(encode(network, images.take(rows[parallel.rows(len(rows))]), config, 64), config)[:n]
 
 
 def everywhere(x: Tensor, config) -> Tensor:

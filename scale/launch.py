@@ -106,20 +106,22 @@ def main(doc: str, launcher: str) -> None:
         if first:
             print(f"{folder} is kept at --steps {args.steps}; the same command with more, or without --steps, goes on.")
         return
-    parallel.stop()  # the first process reads out, alone
-    if not first:
-        return
+    reading = {"workers": args.workers, "together": True}  # in all processes
     result |= {"train_seconds": sum(r["seconds"] for r in run.history), "history": run.history}
     if run.method.labelled_only:
         names = {"supervised" if args.supervised else config.method: args.split, "val": "val"}
-        result["results"] = {name: classifier_accuracy(run.method.model, getattr(data, split), config)
+        result["results"] = {name: classifier_accuracy(run.method.model, getattr(data, split), config, **reading)
                              for name, split in names.items() if len(getattr(data, split))}  # fmt: skip
     else:
-        if args.tune:
+        if args.tune and first:
             print(f"Reading out, with {args.tune} steps of fine-tuning; --tune 0 leaves these out.", file=sys.stderr)
-        result["results"] = s.evaluate(run.method.encoder, config, data, args.split, args.tune, args.all_labels)
-        if args.measures:
-            result["measures"] = measures.measure(run.method.encoder, config, data, args.split)
+        of = run.method.encoder, config, data, args.split
+        result["results"] = s.evaluate(*of, args.tune, args.all_labels, **reading)
+        if args.measures and first:
+            result["measures"] = measures.measure(*of)
+    parallel.stop()
+    if not first:
+        return
     result["wall_seconds"] = time.time() - start
     write_json(out / f"{args.name}.json", result)
     print(json.dumps(result["results"], indent=1))

@@ -12,13 +12,14 @@ smaller batch, of fewer images, takes as much less.
 
 from pathlib import Path
 
-from encoders import see_set, top
+from encoders import top
 from imagenet import load_imagenet
 
 import semppl_mini as s
 from semppl_mini import parallel
 from semppl_mini.keeping import runs_dir
 from semppl_mini.keeping.run import ARCHITECTURE
+from semppl_mini.method import encode
 
 # Crops, flips, Nesterov SGD unless said, cosine, no decay: `presets.imagenet_linear`, all protocols. From memory: all
 # of BYOL's, and MoCo v2's rate; theirs are steps by ten after 60 and 80 epochs, ours a cosine
@@ -51,12 +52,13 @@ def read(run: s.Run, told: dict, on: str, args) -> dict:
         config = config.replace(device=args.device or config.device)
         folder = runs_dir() / f"{args.name}-{rate:g}-{epochs}"
         fitted = s.fit(config, data, folder, weights=run.method.encoder, workers=args.workers, keep_last=1)
-        val = score(fitted, data.val)["top1"] if len(data.val) else None
+        val = score(fitted, data.val, args.workers)["top1"] if len(data.val) else None
         tried.append({"rate": rate, "epochs": epochs, "val": val, "classifier": str(folder)})
         if not best or val > best[0]:  # of equals the first
             best = val, fitted, tried[-1]
     told = {"protocol": args.protocol, "labelled": len(data.train.labelled()), "held_out": len(data.val)}
-    return told | {"batch": config.batch_size, "tried": tried, "chosen": best[2], "test": score(best[1], data.test)}
+    test = score(best[1], data.test, args.workers)
+    return told | {"batch": config.batch_size, "tried": tried, "chosen": best[2], "test": test}
 
 
 def data_of(args, label_seed: int) -> s.Data:
@@ -73,7 +75,7 @@ def config_of(run: s.Run, told: dict, on: str, protocol: dict, data: s.Data) -> 
     return preset.replace(**same, **own, batch_size=batch)
 
 
-def score(run: s.Run, images) -> dict:
+def score(run: s.Run, images, workers: int) -> dict:
     """Of a fitted classifier on images of known class."""
     known = images.take((images.truth >= 0).nonzero().squeeze(1))
-    return top(see_set(run.method.model, known, run.config), known.truth)
+    return top(encode(run.method.model, known, run.config, 64, workers, together=True), known.truth)

@@ -6,11 +6,13 @@
 A subclass writes `__init__` and `forward`; every other verb has its default here. Shapes: L large and V small views,
 B images of a step, S pixels a side, n images, D embedding width."""
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from . import parallel
 from .files import check_classes, check_whole, pixels_of, shown
 from .optim import ema_update, gamma_at
 from .views import normalise
@@ -75,8 +77,8 @@ class Method(nn.Module):
         """Before the untrained network is measured: take in a batch of labelled images. Nothing to do."""
 
     def before_epoch(self, epoch: int, epochs: int, embed) -> None:
-        """Epoch 0, 1, ... begins. embed() -> keys (n, D) of all training images, by an `embed` of the method's own (as
-        IFND has), and their ids (n,)."""
+        """Epoch 0, 1, ... begins. embed() -> keys (n, D) of all training images, by an `embed` of the method's own, as
+        IFND has, and their ids (n,)."""
 
     def before_step(self, progress: float) -> None:
         """The gradient is there (CARP's teacher moves here); progress = steps done / all steps, this one included."""
@@ -106,18 +108,26 @@ class Method(nn.Module):
 
 
 @torch.no_grad()
-def encode(encoder: nn.Module, images, config, batch: int = 500) -> Tensor:
+def encode(encoder: nn.Module, images, config, batch: int = 500, workers: int = 0, together: bool = False) -> Tensor:
     """Features (n, dim) of whole, un-augmented images, batch norm frozen, in float32 on the CPU.
 
-    images: uint8 or float in [0, 1], (n, 3, H, W), or a set; of files the centre is taken, config.large_size a side."""
+    images: uint8 or float in [0, 1], (n, 3, H, W), or a set; of files the centre is taken, config.large_size a side.
+    workers: processes that read images ahead. together: each of several processes, all of which must call it, sees its
+    share, and all get all rows."""
     if not isinstance(encoder, nn.Module) or isinstance(encoder, Method) or not [*encoder.parameters()]:
         raise ValueError(f"encoder = {shown(encoder)} is no network of images with weights; give run.method.encoder.")
     was, parameter = encoder.training, next(encoder.parameters())
     encoder.eval()
-    features = []
-    for rows in torch.arange(len(images)).split(check_whole("batch", batch, 1)):
-        part = pixels_of(images, rows, config.large_size)
+    features, n = [], len(images)
+    parts = (parallel.share(n) if together else torch.arange(n)).split(check_whole("batch", batch, 1))
+    read = partial(_pixels, images, parts, config.large_size)
+    for part in parallel.ahead(read, 0, len(parts), check_whole("workers", workers, 0)):
         x = part.to(parameter.device, torch.float32) / (255 if part.dtype == torch.uint8 else 1)
         features.append(encoder(normalise(x, config.mean, config.std).to(parameter.dtype)).float().cpu())
     encoder.train(was)
-    return torch.cat(features)
+    found = torch.cat(features)
+    return parallel.gather(found.to(parameter.device))[:n].cpu() if together else found
+
+
+def _pixels(images, parts: tuple[Tensor, ...], size: int, i: int) -> Tensor:  # by itself, for workers that are spawned
+    return pixels_of(images, parts[i], size)

@@ -57,7 +57,7 @@ def fit(
             keeper.close_epoch()
         for epoch in keeper.epochs(workers):
             if not run.unfinished:  # not in the middle of it, after a resume
-                method.before_epoch(epoch, config.epochs, lambda: embed(method, batches))
+                method.before_epoch(epoch, config.epochs, lambda: embed(method, batches, workers))
             for step, views, batch, draws in keeper.steps():  # prepared by `batches`, on the device
                 terms, counts = gradient(views, batch, draws)
                 terms = parallel.averaged(method.online, terms)  # of the global batch, or not finite
@@ -98,9 +98,8 @@ def measure_untrained(method: Method, batches: Batches, keeper: keeping.Keeper) 
         keeper.record(terms, probe.count(seen, batch, batches.truth_of), 0.0)
 
 
-def embed(method: Method, batches: Batches) -> tuple[Tensor, Tensor]:
+def embed(method: Method, batches: Batches, workers: int = 0) -> tuple[Tensor, Tensor]:
     """The method's keys (n, D) of all training images, each process embedding its part, and their ids (n,)."""
-    n = len(batches.train)
-    rows = torch.arange(-(-n // parallel.size()) * parallel.size()) % n  # the last part begins again from the front
-    part = batches.train.take(rows[parallel.rows(len(rows))])
-    return parallel.gather(method.embed(part).to(batches.device))[:n].cpu(), batches.train.ids
+    n, train = len(batches.train), batches.train
+    v = method.embed(train.take(parallel.share(n)), workers=workers)
+    return parallel.gather(v.to(batches.device))[:n].cpu(), train.ids

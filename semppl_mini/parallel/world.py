@@ -64,6 +64,12 @@ def rows(batch: int) -> slice:
     return slice(rank() * own, (rank() + 1) * own)
 
 
+def share(n: int) -> Tensor:
+    """This process's rows of n, as many as every other's, so that the last begins again from the front."""
+    own = -(-n // size())
+    return torch.arange(rank() * own, (rank() + 1) * own) % max(n, 1)
+
+
 class _Gather(torch.autograd.Function):
     """Rows of all processes; backward: each gets back the sum of what all want of its rows."""
 

@@ -94,7 +94,7 @@ def tuning(config, data: Data, steps: int, lr: float = 0.1):
     ImageNet, were worse on validation images; notebooks/results/tuning]. ValueError: no step or one class."""
     images = len(labelled_images(data))
     check_whole("steps", steps, 1), check_type("lr", lr, float)
-    B = min(128, images) // parallel.size() * parallel.size()  # every process takes its share
+    B = max(1, min(128, images) // (n := parallel.size())) * n  # every process takes its share
     return config.replace(
         method="finetune", labels=None, labelled_share=None, oracle=False, large_views=1, small_views=0,
         blur_p=(0.0,), solarize_p=(0.0,), mask_p=0.0, batch_size=B, microbatches=1, epochs=-(-steps // (images // B)),
@@ -111,13 +111,14 @@ def within_reach(config, encoder: nn.Module):
     return config
 
 
-def fine_tune(encoder: nn.Module | None, config, data: Data, steps: int, lr: float = 0.1) -> nn.Sequential:
+def fine_tune(encoder: nn.Module | None, config, data: Data, steps: int, lr=0.1, workers: int = 0) -> nn.Sequential:
     """A copy of the encoder and a linear layer, trained as by `tuning`: (B, 3, H, W) -> (B, C), in evaluation mode.
 
     Of several processes all must call it (a callback of `fit` is called by the first alone)."""
     config = config if encoder is None else within_reach(config, encoder)
     with contextlib.suppress(Interrupted):
-        return fit(tuning(config, data, steps, lr), data, progress=False, weights=encoder).method.model.eval()
+        more = {"progress": False, "weights": encoder, "workers": workers}
+        return fit(tuning(config, data, steps, lr), data, **more).method.model.eval()
     raise KeyboardInterrupt  # a plain one, and no half-trained classifier
 
 
@@ -132,9 +133,9 @@ def labelled_images(data: Data) -> ImageSet:
     return data.train.labelled()
 
 
-def classifier_accuracy(model: nn.Sequential, images: ImageSet, config) -> float | None:
-    """Top-1 accuracy of a classifier on whole images of known class; None if there is none."""
-    return share_right(encode(model, images, config).argmax(1), images.truth)
+def classifier_accuracy(model: nn.Sequential, images: ImageSet, config, **reading) -> float | None:
+    """Top-1 accuracy of a classifier on whole images of known class; None if there is none. reading: as of `encode`."""
+    return share_right(encode(model, images, config, **reading).argmax(1), images.truth)
 
 
 def untrained_encoder(config, data: Data) -> nn.Module:
@@ -162,23 +163,31 @@ def raw_pixel_accuracy(data: Data, split: str = "test", k: int = 1) -> float | N
     return share_right(bank.labels[nearest].mode(1).values, asked.truth)
 
 
-def evaluate(encoder: nn.Module, config, data: Data, split="test", tune_steps: int = 0, all_labels=False) -> dict:
+def evaluate(
+    encoder: nn.Module, config, data: Data, split="test", tune_steps: int = 0, all_labels=False, *, workers: int = 0,
+    together: bool = False,
+) -> dict:
     """Read-outs of a frozen encoder on a split, as shares: {"knn20", "knn200", "linear", ...}.
 
     few_label is another name of linear; fine_tuned: all weights, for `tune_steps` steps. With all_labels, knn20_all ...
     use the true class of every training image: a yardstick, no few-label result. None: there are no classes to know it.
-    ValueError: an unknown or empty split, labels of one class, or not those of the config."""
+    workers, together: as of `encode`; together all processes fine-tune, the first alone fits what is left, and the
+    others get {}. ValueError: an unknown or empty split, labels of one class, or not those of the config."""
     bank, asked = labelled_images(data), part_of(data, split)
     check_labels(config, data), check_whole("tune_steps", tune_steps, 0)
-    x, q = (encode(encoder, s, config) for s in (bank, asked))
-    result = {"split": split, "bank": len(bank), **frozen(x, bank.labels, q, asked.truth)}
-    result["few_label"] = result["linear"]
+    reading, tuned = {"workers": workers, "together": together}, {}
+    known = data.train.take((data.train.truth >= 0).nonzero().squeeze(1))
+    several = all_labels and len(known.truth.unique()) > 1
+    x, q, *every = (encode(encoder, s, config, **reading) for s in (bank, asked, *[known] * several))
     if tune_steps:
-        result["fine_tuned"] = classifier_accuracy(fine_tune(encoder, config, data, tune_steps), asked, config)
+        model = fine_tune(encoder, config, data, tune_steps, workers=workers)
+        tuned["fine_tuned"] = classifier_accuracy(model, asked, config, **reading)
+    if together and parallel.rank():
+        return {}
+    result = {"split": split, "bank": len(bank), **frozen(x, bank.labels, q, asked.truth)}
+    result |= {"few_label": result["linear"], **tuned}
     if all_labels:
-        known = data.train.take((data.train.truth >= 0).nonzero().squeeze(1))
-        several = len(known.truth.unique()) > 1
-        every = frozen(encode(encoder, known, config), known.truth, q, asked.truth) if several else {"linear": None}
+        every = frozen(*every, known.truth, q, asked.truth) if several else {"linear": None}
         result |= {f"{name}_all": share for name, share in every.items()}
     return result
 

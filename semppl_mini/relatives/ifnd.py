@@ -206,10 +206,11 @@ class IFND(Method):
                 buffer.copy_(parallel.gather(buffer)[: len(buffer)])
         self.pseudo.accept(acceptance_at(cfg.acceptance, epoch, epochs))
 
-    def embed(self, images: Tensor, batch: int = 500) -> Tensor:
-        """Unit keys (n, D) of whole images (n, 3, H, W), uint8 or float in [0, 1], batch norm frozen, on the CPU."""
+    def embed(self, images, **reading) -> Tensor:
+        """Unit keys (n, D) of whole images, batch norm frozen, on the CPU: images and reading as of `encode`."""
         part = self.online if self.config.keys == "online" else self.target
-        return F.normalize(encode(nn.Sequential(part["encoder"], part["projector"]), images, self.config, batch), dim=1)
+        network = nn.Sequential(part["encoder"], part["projector"])
+        return F.normalize(encode(network, images, self.config, **reading), dim=1)
 
     def count(self, seen: dict, batch: Batch, truth_of: Tensor) -> dict:
         """Sums over all processes and, but for the first, all levels; pairs are those of known true classes."""

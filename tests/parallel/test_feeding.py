@@ -1,14 +1,21 @@
-"""What feeds a step: workers that have room, by the shared memory of this machine."""
+"""What feeds a step, and read-outs: workers that have room, processes that each decode their share."""
 
 import shutil
 from collections import namedtuple
+from functools import partial
 
 import pytest
 import torch
 from core_checks import tiny, tiny_data
+from processes import by_two
+from torch.testing import assert_close
 
-from semppl_mini import fit
+from semppl_mini import ImageSet, evaluate, fit, parallel, supervised, train
+from semppl_mini.batches import Batches
+from semppl_mini.method import encode
 from semppl_mini.parallel import step
+from semppl_mini.readout import classifier_accuracy, untrained_encoder
+from semppl_mini.relatives.ifnd import IFND
 
 ITEM = 3 * 1000 * 4  # bytes
 Disk = namedtuple("Disk", "total used free")
@@ -59,3 +66,56 @@ def test_a_run_says_it_before_its_first_step(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"workers = 1 keep up to [\d,]+ bytes in /dev/shm and [\d,]+ are free"):
         fit(tiny(epochs=1), tiny_data(), tmp_path, progress=False, workers=1)
     assert not list(tmp_path.glob("*.part")) and "step" not in (tmp_path / "log.jsonl").read_text()
+
+
+# ---- read-outs by several processes
+
+
+def read_out(workers=0):
+    """Features of 30 images and of 7, keys of all training images, and the read-outs, by all processes there are."""
+    config, data = tiny(precision="fp64", lr=0.1), tiny_data()
+    run = fit(config, data, progress=False, steps=2)
+    encoder, reading = run.method.encoder, {"workers": workers, "together": True}
+    seen = [encode(encoder, images, config, 4, **reading) for images in (data.test, data.test.images[:7])]
+    method = IFND(config.replace(method="ifnd"), 10, 64).double()
+    keys, ids = train.embed(method, Batches(method.config, data.train, IFND.draw), workers)
+    found = evaluate(encoder, config, data, tune_steps=2, all_labels=True, **reading)
+    model = supervised(config, data, 2)
+    return seen, keys, ids, found, classifier_accuracy(model, data.test, config, **reading)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_two_processes_read_out_what_one_does(workers, tmp_path):
+    two, one = by_two(partial(read_out, workers), tmp_path), read_out()
+    assert len(one[0][1]) == 7 and len(one[1]) == 64  # 7 are no even share
+    assert_close(two[:2], one[:2], rtol=1e-5, atol=1e-6)
+    assert torch.equal(two[2], one[2])
+    assert {"fine_tuned", "knn20", "linear_all", "knn20_all"} < set(one[3])
+    assert two[3].pop("split") == one[3].pop("split") == "test"
+    assert two[3] == pytest.approx(one[3]) and two[4] == one[4]
+
+
+def shares_seen():
+    """How many images this process and the other one decode."""
+    counts, right = [], ImageSet.whole
+    ImageSet.whole = lambda self, index, size: counts.append(len(index)) or right(self, index, size)
+    config, data = tiny(), tiny_data()
+    encoder = untrained_encoder(config, data)
+    found = evaluate(encoder, config, data, all_labels=True, together=True)
+    ImageSet.whole = right
+    assert (found == {}) == (parallel.rank() > 0)  # the others fit nothing
+    return parallel.gather(torch.tensor([sum(counts)]))
+
+
+def test_each_process_decodes_its_share(tmp_path):
+    n = 20 + 30 + 64  # labelled, test, training
+    assert by_two(shares_seen, tmp_path).tolist() == [n // 2, n // 2] and shares_seen().tolist() == [n]
+
+
+def test_workers_change_no_feature():
+    config, data = tiny(), tiny_data()
+    encoder = untrained_encoder(config, data)
+    one, other = (encode(encoder, data.test, config, 4, workers) for workers in (0, 2))
+    assert torch.equal(one, other)
+    with pytest.raises(ValueError, match="workers = -1 is no whole number"):
+        encode(encoder, data.test, config, workers=-1)
