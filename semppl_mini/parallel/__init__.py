@@ -7,4 +7,4 @@ from .norm import BatchNorm, share_batch_norm
 from .pixels import blend, blur, constant, crop_resize, hue, some
 from .search import first_at_least, largest, neighbours
 from .step import NotFinite, ahead, averaged, compiled, one_early, placed
-from .world import gather, mean, most, rank, rows, share, size, start, stop, tell, total
+from .world import gather, mean, most, rank, rows, share, size, start, stop, tell, total, wait

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from .device import accelerator
 
-PATIENCE = timedelta(hours=2)  # with a process that lets the others wait: the first may cluster a million images [ours]
+PATIENCE = timedelta(hours=2)  # of a collective: the first may be long in writing or in a callback [ours]
+_hosts = None  # the same processes, who wait for each other without a device, and for days: see `wait`
 
 
 def start() -> None:
@@ -29,7 +30,9 @@ def start() -> None:
         if kind == "tpu" and not os.environ.get(name := "TORCH_TPU_SLICEBUILDER_ADDRESSES"):
             raise ValueError(f"{name} is not set, so that {n} TPU processes cannot meet; use scale/scripts/tpu_pod.sh.")
         backend = {"cuda": "nccl", "tpu": "cpu:gloo,tpu:tpu_dist"}.get(kind, "gloo")
+        global _hosts
         dist.init_process_group(backend, timeout=PATIENCE, device_id=own)
+        _hosts = dist.new_group(backend="gloo", timeout=timedelta(days=30))
 
 
 def within(name: str, least: int, most: int, default: str) -> int:
@@ -125,6 +128,12 @@ def average_(tensors: list[Tensor]) -> None:
 def most(number: int, device) -> int:
     """The largest of the processes' whole numbers."""
     return number if size() == 1 else int(gather(torch.tensor([number], device=device)).max())
+
+
+def wait() -> None:
+    """Until all processes are here, however long one computes: no GPU's collective waits meanwhile, or times out."""
+    if size() > 1:
+        dist.barrier(_hosts)
 
 
 def tell(value):

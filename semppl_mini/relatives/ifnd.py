@@ -24,15 +24,19 @@ level, no labels before epoch E. Of several processes each has its own queries a
 Shapes: B batch, N candidates, D embedding width, M levels, n images by id, Q queue."""
 
 import copy
+import sys
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from .. import parallel
 from ..method import Batch, Method, encode
 from ..networks import networks
 from ..rng import CLUSTERS, INIT, generator
+
+LONG = 2**30  # images times clusters that take minutes [ours]
 
 
 def different_views(config) -> None:
@@ -194,17 +198,29 @@ class IFND(Method):
 
     def before_epoch(self, epoch: int, epochs: int, embed) -> None:
         """Cluster every E epochs, accept more every epoch: embed() -> `self.embed` of all, (n, D), and ids (n,)."""
-        cfg, labels, kappa = self.config, self.pseudo.labels, self.pseudo.kappa
+        cfg = self.config
         if cfg.oracle or not cfg.clusters or not any(cfg.acceptance):
             return
         if epoch and epoch % cfg.recluster == 0:
-            (v, ids), seed = embed(), generator(cfg.seed, epoch, CLUSTERS).initial_seed()
-            for level, K in enumerate(cfg.clusters if parallel.rank() == 0 else ()):  # process 0 clusters
-                y, confident = confidence(v, cluster(v, K, seed), cfg.tau, cfg.knn_chunk_mb)
-                labels[level, ids], kappa[level, ids] = y.to(labels.device), confident.to(kappa)
-            for buffer in (labels, kappa):  # all take its labels
-                buffer.copy_(parallel.gather(buffer)[: len(buffer)])
+            self.recluster(*embed(), generator(cfg.seed, epoch, CLUSTERS).initial_seed())
         self.pseudo.accept(acceptance_at(cfg.acceptance, epoch, epochs))
+
+    def recluster(self, v: Tensor, ids: Tensor, seed: int) -> None:
+        """Labels and confidence of all images, keys v (n, D): processes share out the levels, then each level's images.
+
+        A level that takes minutes is said by who has it."""
+        cfg, (n, D), pseudo, M = self.config, v.shape, self.pseudo, len(self.config.clusters)
+        centroids = [v.new_zeros(K, D, device=pseudo.labels.device) for K in cfg.clusters]
+        for level in range(parallel.rank(), M, parallel.size()):
+            if n * (K := cfg.clusters[level]) > LONG:
+                tqdm.write(f"IFND puts {n:,} images into {K:,} clusters, level {level + 1} of {M}.", file=sys.stderr)
+            centroids[level].copy_(cluster(v, K, seed))
+        parallel.wait()
+        parallel.total(centroids)  # of a level all but one are 0
+        for level, c in enumerate(centroids):
+            found = confidence(v[parallel.share(n)], c.cpu(), cfg.tau, cfg.knn_chunk_mb)
+            y, kappa = (parallel.gather(x.to(c.device))[:n] for x in found)
+            pseudo.labels[level, ids], pseudo.kappa[level, ids] = y, kappa.to(pseudo.kappa)
 
     def embed(self, images, **reading) -> Tensor:
         """Unit keys (n, D) of whole images, batch norm frozen, on the CPU: images and reading as of `encode`."""

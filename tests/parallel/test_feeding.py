@@ -1,11 +1,16 @@
 """What feeds a step, and read-outs: workers that have room, processes that each decode their share."""
 
+import os
 import shutil
+import socket
 from collections import namedtuple
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from core_checks import tiny, tiny_data
 from processes import by_two
 from torch.testing import assert_close
@@ -119,3 +124,28 @@ def test_workers_change_no_feature():
     assert torch.equal(one, other)
     with pytest.raises(ValueError, match="workers = -1 is no whole number"):
         encode(encoder, data.test, config, workers=-1)
+
+
+# ---- waiting
+
+
+def started(rank, port, out):
+    """Two processes as torchrun starts them; how long they would wait for each other, on their hosts and else."""
+    for name, value in dict(RANK=rank, WORLD_SIZE=2, MASTER_ADDR="127.0.0.1", MASTER_PORT=port).items():
+        os.environ[name] = str(value)
+    parallel.start()
+    hosts = parallel.world._hosts
+    waits = [group._get_backend(torch.device("cpu")).options._timeout for group in (hosts, dist.group.WORLD)]
+    (Path(out) / str(rank)).touch()
+    parallel.wait()
+    assert len(list(Path(out).iterdir())) == 2  # none goes on before the other is here
+    assert dist.get_backend(hosts) == "gloo" and waits[0].days >= 7 and waits[1] == parallel.world.PATIENCE
+    parallel.stop()
+
+
+def test_hosts_wait_for_days_and_devices_do_not(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(started, (port, str(tmp_path)), nprocs=2)
+    parallel.wait()  # alone: at once

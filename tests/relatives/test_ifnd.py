@@ -1,20 +1,23 @@
 """IFND: losses, pseudo-labels, queue and whole steps against loops; who gets gradients; one process or two."""
 
+import contextlib
 import copy
 import dataclasses
 import itertools
+from unittest.mock import patch
 
 import ifnd_checks
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from core_checks import array, differing, hidden_permuted, joint, random, tiny, tiny_data, units, weights
 from ifnd_checks import compared, config_of, inputs, labelled, pieces
 from processes import by_two, step_of
 from torch.testing import assert_close
 
-from semppl_mini import fit, load_run, monitor
+from semppl_mini import fit, load_run, monitor, parallel
 from semppl_mini.files import checkpoint
 from semppl_mini.keeping import class_of
 from semppl_mini.method import Draws
@@ -350,8 +353,7 @@ def ifnd_work():
     results = []
     for changes in ({}, {"keys": "target", "false_negatives": "attract"}, {"keys": "target", "key_queue": 24}):
         method = IFND(config_of(precision="fp64", **changes), 3, 40)
-        v = units(40, 8, seed=world.rank()).double()  # only the first process's count
-        method.before_epoch(1, 2, lambda v=v: (v, torch.arange(40)))
+        method.before_epoch(1, 2, lambda: (units(40, 8).double(), torch.arange(40)))
         for step in range(2):
             method.zero_grad()
             results += step_of(method, *inputs(method.config, step, torch.device("cpu")), Draws())
@@ -362,6 +364,50 @@ def ifnd_work():
 def test_ifnd_two_processes_are_one(tmp_path):
     for ours, wanted in zip(by_two(ifnd_work, tmp_path), ifnd_work(), strict=True):
         assert_close(ours, wanted, rtol=1e-9, atol=1e-12)
+
+
+def shared_out():
+    """Which levels each process has clustered, where it waited, of how many images it has asked; and the labels."""
+    right, done = {name: getattr(place, name) for place, name in PLACES}, []
+
+    def seen(name, size_of):
+        return lambda *given: done.append((name, size_of(*given))) or right[name](*given)
+
+    patches = [patch.object(place, name, seen(name, sizes)) for (place, name), sizes in zip(PLACES, SIZES, strict=True)]
+    method = IFND(config_of(clusters=(3, 5, 4)), 10, 41)
+    with contextlib.ExitStack() as stack:
+        for each in patches:
+            stack.enter_context(each)
+        method.before_epoch(1, 2, lambda: (units(41, 8), torch.arange(41)))
+    every = [None] * world.size()
+    if world.size() > 1:
+        dist.all_gather_object(every, done)
+    return every if world.size() > 1 else [done], method.pseudo.labels, method.pseudo.kappa
+
+
+PLACES = [(ifnd, "cluster"), (parallel, "wait"), (ifnd, "confidence")]
+SIZES = [lambda v, k, seed: k, lambda: 0, lambda v, *given: len(v)]
+
+
+def test_ifnd_processes_share_out_levels_and_images(tmp_path):
+    """And none waits for another's clustering in a collective: they meet in between."""
+    (one,), *wanted = shared_out()
+    (first, second), *labels = by_two(shared_out, tmp_path)
+    asked = [("confidence", 41)] * 3
+    assert one == [("cluster", 3), ("cluster", 5), ("cluster", 4), ("wait", 0), *asked]
+    assert first == [("cluster", 3), ("cluster", 4), ("wait", 0), *[("confidence", 21)] * 3]
+    assert second == [("cluster", 5), ("wait", 0), *[("confidence", 21)] * 3]
+    assert torch.equal(labels[0], wanted[0])
+    assert_close(labels[1], wanted[1])
+
+
+def test_ifnd_says_what_takes_minutes_and_nothing_else(monkeypatch, capsys):
+    for least, lines in ((2**30, 0), (100, 2)):
+        monkeypatch.setattr(ifnd, "LONG", least)
+        IFND(config_of(clusters=(2, 3, 5)), 10, 40).before_epoch(1, 2, lambda: (units(40, 8), torch.arange(40)))
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == lines
+    assert said[1] == "IFND puts 40 images into 5 clusters, level 3 of 3."
 
 
 # ---- config ---------------------------------------------------------------------------------------
