@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from semppl_mini.show.plots import CENTRED, COLOUR, LINES, canvas, evidence, figure, grid, percent, show, tiles
+from semppl_mini.show.plots import CENTRED, COLOUR, LINES, canvas, figure, grid, percent, show, tiles
 
 
 @figure
@@ -45,6 +45,41 @@ def confusion(truth, y_bar, classes: list[str]):
     ax.set(xlabel="pseudo-label", ylabel="true class", yticks=range(C), yticklabels=classes)
     ax.set_title(f"{right:.1%} of {len(truth):,} right; cells: percent of the true class")
     return fig
+
+
+def evidence(axes, report: dict, i: int, data, truth: int, near: int) -> None:
+    """The `near` images behind the votes on image i, nearest first, then its semantic positives."""
+    order = report["cosine"][i].flatten().argsort(descending=True)
+    ids = list(dict.fromkeys(report["neighbour_ids"][i].flatten()[order].tolist()))[:near]
+    ids += [-1] * (near - len(ids)) + (report["positive_ids"][i].tolist() if report["valid"][i] else [])
+    for ax, id_ in zip(axes, ids, strict=False):
+        for n in (data.train.ids == id_).nonzero()[:, 0]:  # one, or none for -1: the place stays blank
+            own = int(data.train.truth[n])
+            show(ax, data.train.images[n], [*data.classes, "?"][own], own == truth if min(own, truth) >= 0 else None)
+
+
+@figure
+def vote_panel(images, report: dict, i: int, data):
+    """How image i of an ImageSet got its pseudo-label: report = `semppl_mini.inspect(method, images)`.
+
+    Left: the vote of each view in each queue. Right: image and views; nearest queue images, semantic positives."""
+    names, truth, y_bar = [*data.classes, "none"], int(images.truth[i]), int(report["y_bar"][i])
+    L, R = round(report["votes"].shape[1] ** 0.5), report["positive_ids"].shape[1]
+    votes, cmap = report["votes"][i].view(L, L).numpy(), "RdBu" if truth >= 0 else "Greys"
+    left, right = canvas(9, 2.5).subfigures(1, 2, width_ratios=(1, 2.9))
+    ax, (top, bottom) = left.subplots(), tiles(right, 2, 5 + R)
+    ax.imshow(votes == truth, cmap=cmap, vmin=-3, vmax=4, extent=(0.5, L + 0.5, L + 0.5, 0.5), zorder=1)
+    for (j, a), label in np.ndenumerate(votes):
+        ax.text(a + 1, j + 1, names[label][:5], color=COLOUR[bool(label == truth) if truth >= 0 else None], **CENTRED)
+    ax.set(xlabel="queue", ylabel="view", xticks=range(1, L + 1), yticks=range(1, L + 1))
+    title = f"true {[*data.classes, 'unknown'][truth]}, voted {names[y_bar]} ({(votes == y_bar).sum()} of {L * L})"
+    left.suptitle(title, color=COLOUR[y_bar == truth if truth >= 0 else None], size=9)
+    for j, ax in enumerate(top[: 1 + len(report["views"])]):
+        show(ax, report["views"][j - 1, i] if j else images.images[i], f"view {j}" if j else "image")
+    evidence(bottom, report, i, data, truth, 5)
+    for ax, text in zip(bottom[::5], ("nearest", "positives"), strict=False):
+        ax.set_ylabel(text)
+    return left.figure
 
 
 @figure

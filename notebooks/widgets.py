@@ -2,9 +2,10 @@
 
 from IPython.display import display
 from ipywidgets import FloatLogSlider, IntSlider, SelectionSlider, interactive
+from panels import vote_panel
 from torch import Tensor
 
-from semppl_mini.show.plots import COLOUR, dots, figure, grid, vote_panel
+from semppl_mini.show.plots import COLOUR, dots, figure, grid
 from semppl_mini.votes import majority
 
 SHOWN = {"auto_display": True}  # the figure that a slider's function returns

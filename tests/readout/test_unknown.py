@@ -120,7 +120,7 @@ def test_figures_leave_unknown_classes_out():
     assert f"right: {right} of 20" in shown and f"wrong: {20 - right} of 20" in shown
     confused = panels.confusion(data.test.truth, report["y_bar"], data.classes)
     assert f"{right / 20:.1%} of 20 right" in texts(confused)[-1]
-    panel = texts(plots.vote_panel(data.test, report, 0, data))
+    panel = texts(panels.vote_panel(data.test, report, 0, data))
     assert any(text.startswith("true unknown, voted") for text in panel)
     colours = plots.umap_panels([("x", np.eye(3, 2), [-1, 0, 9], None)], data.classes).axes[0].collections[0]
     assert colours.get_facecolors()[0].tolist()[:3] == [0xBB / 255] * 3
