@@ -25,7 +25,8 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str):
-        self.exit(2, f"{self.prog}: {message} (see --help).\n")
+        words = f"{self.prog}: {message} (see --help).\n"
+        self.exit(2, words if world.first_to_say(words) else None)
 
     def whole(self, name: str, value, least: int) -> None:
         """A whole number's lower limit; None passes."""
@@ -47,22 +48,27 @@ def override(text: str) -> tuple[str, object]:
 
 
 def command(main, name: str) -> None:
-    """Call main(); bad input and what a machine refuses (disk, memory) end with status 1, a signal with 128 + it."""
+    """Call main(); bad input and what a machine refuses (disk, memory) end with status 1, a signal with 128 + it.
+
+    Of several processes the first to come says what all would say."""
     usual = warnings.formatwarning  # with the line of code that warned, which tells a user nothing
 
     def shown(message, category, *where):
-        return f"{name}: {message}\n" if category is UserWarning else usual(message, category, *where)
+        words = f"{name}: {message}\n" if category is UserWarning else usual(message, category, *where)
+        return words if world.first_to_say(words) else ""
 
     warnings.formatwarning = shown
     try:
         main()
     except Interrupted as stop:
-        print(stop if stop.run.folder else f"{str(stop).partition('; fit(')[0].rstrip('.')}.", file=sys.stderr)
+        words = str(stop) if stop.run.folder else f"{str(stop).partition('; fit(')[0].rstrip('.')}."
+        if world.first_to_say(words):
+            print(words, file=sys.stderr)
         sys.exit(128 + stop.signal)
     except KeyboardInterrupt:
         sys.exit(130)
     except (ValueError, OSError, ArithmeticError, MemoryError, torch.OutOfMemoryError) as error:
-        sys.exit(f"{name}: {error}")
+        sys.exit(f"{name}: {error}" if world.first_to_say(str(error)) else 1)
     except RuntimeError as error:
         if world.size() == 1 or "onnection" not in str(error):
             raise

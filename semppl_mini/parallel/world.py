@@ -13,7 +13,7 @@ from torch import Tensor
 from .device import accelerator
 
 PATIENCE = timedelta(hours=2)  # of a collective: the first may be long in writing or in a callback [ours]
-_hosts = None  # the same processes, who wait for each other without a device, and for days: see `wait`
+_hosts = _store = None  # of the same processes: for waiting, and what the first to write there has said
 
 
 def start() -> None:
@@ -21,7 +21,7 @@ def start() -> None:
 
     ValueError: the environment says what no torchrun does."""
     n = within("WORLD_SIZE", 1, 2**20, "1")
-    within("RANK", 0, n - 1, "0" if n == 1 else "")
+    own_rank = within("RANK", 0, n - 1, "0" if n == 1 else "")
     if n > 1 and not dist.is_initialized():
         kind, own = accelerator(), None  # on a TPU each process sees one chip, its own
         if kind == "cuda":
@@ -30,8 +30,10 @@ def start() -> None:
         if kind == "tpu" and not os.environ.get(name := "TORCH_TPU_SLICEBUILDER_ADDRESSES"):
             raise ValueError(f"{name} is not set, so that {n} TPU processes cannot meet; use scale/scripts/tpu_pod.sh.")
         backend = {"cuda": "nccl", "tpu": "cpu:gloo,tpu:tpu_dist"}.get(kind, "gloo")
-        global _hosts
-        dist.init_process_group(backend, timeout=PATIENCE, device_id=own)
+        global _hosts, _store
+        _store = next(dist.rendezvous("env://", timeout=PATIENCE))[0]
+        them = {"store": _store, "rank": own_rank, "world_size": n}
+        dist.init_process_group(backend, timeout=PATIENCE, device_id=own, **them)
         _hosts = dist.new_group(backend="gloo", timeout=timedelta(days=30))
 
 
@@ -128,6 +130,14 @@ def average_(tensors: list[Tensor]) -> None:
 def most(number: int, device) -> int:
     """The largest of the processes' whole numbers."""
     return number if size() == 1 else int(gather(torch.tensor([number], device=device)).max())
+
+
+def first_to_say(words: str) -> bool:
+    """Whether no other process has said these words: what all of them find wrong is said once."""
+    try:
+        return _store is None or _store.add(words, 1) == 1
+    except RuntimeError:  # who kept it has ended
+        return True
 
 
 def wait() -> None:

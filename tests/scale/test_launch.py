@@ -3,10 +3,12 @@
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from semppl_mini.files import write_pack
@@ -62,3 +64,61 @@ def test_what_was_made_of_data_of_ones_own_lies_with_the_run(tmp_path):
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "own" / "own.json").exists()
+
+
+# ---- several processes
+
+ONE_FINDS_IT = """
+import warnings
+from semppl_mini import parallel
+from semppl_mini.keeping.command import command
+
+def main():
+    parallel.start()
+    warnings.warn("both warn of this.")
+    warnings.warn(f"process {parallel.rank()} warns of this.")
+    parallel.wait()
+    if parallel.rank():
+        raise ValueError("only the second finds this.")
+
+command(main, "mine")
+"""
+
+
+def said_by_two(folder, *script):
+    """Status and what two processes under torchrun wrote to stderr, but for torchrun's own report."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"SEMPPL_RUNS": str(folder), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = list(map(str, [*launcher, *script]))
+    done = subprocess.run(command, cwd=ROOT, env=environment | {"TQDM_DISABLE": "1"}, capture_output=True, text=True)
+    lines = [line for line in done.stderr.splitlines() if re.match(r"(scale/|train|mine)[\w.]*: ", line)]
+    return done.returncode, lines
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["batch_size=7", "negatives=4"], "scale/train.py: A batch of 7 cannot be shared by 2 processes"),
+    (["--workers", "-1"], "train.py: --workers -1 is too small; give 0 or more (see --help)."),
+])  # fmt: skip
+def test_bad_input_of_all_processes_is_said_once(arguments, words, tmp_path):
+    command = ["scale/train.py", "digits", "--name", "x", "--out", tmp_path, "device=cpu", *TINY.split(), *arguments]
+    status, lines = said_by_two(tmp_path, *command)
+    assert status and len(lines) == 1 and lines[0].startswith(words)
+
+
+def test_what_one_process_alone_finds_is_said_too(tmp_path):
+    (tmp_path / "script.py").write_text(ONE_FINDS_IT)
+    status, lines = said_by_two(tmp_path, tmp_path / "script.py")
+    assert status and sorted(lines) == [
+        "mine: both warn of this.", "mine: only the second finds this.", "mine: process 0 warns of this.",
+        "mine: process 1 warns of this."]  # fmt: skip
+
+
+def test_two_processes_read_out_and_one_writes(tmp_path):
+    """With workers, to the end: the JSON file holds what every process has encoded a part of."""
+    more = ["--tune", "2", "--all-labels", "epochs=1", "batch_size=128", "small_views=0", "--workers", "1"]
+    command = ["scale/train.py", "digits", "--name", "x", "--out", tmp_path, "device=cpu", *TINY.split(), *more]
+    status, lines = said_by_two(tmp_path, *command)
+    assert status == 0 and not lines
+    found = json.loads((tmp_path / "x.json").read_text())
+    assert found["hardware"]["processes"] == 2
+    assert {"knn20", "linear", "fine_tuned", "knn200_all", "linear_all"} < set(found["results"])
