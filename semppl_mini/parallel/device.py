@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -81,7 +82,7 @@ def uses_xla() -> bool:
 def place(tree, device: torch.device):
     """A tree of a batch's rows, from the CPU to where this process computes: on a GPU in one copy, on XLA cut."""
     if device.type == "cuda":
-        return tree if tree_leaves(tree)[0].is_cuda else as_one(tree, device)
+        return tree if all(x.is_cuda for x in tree_leaves(tree) if isinstance(x, Tensor)) else as_one(tree, device)
     if device.type != "xla":
         return tree_map_only(Tensor, lambda x: x.to(device, non_blocking=True), tree)
     import torch_xla.core.xla_model as xm
@@ -94,11 +95,24 @@ def place(tree, device: torch.device):
     return tree_map_only(Tensor, cut_rows, tree)
 
 
-def as_one(tree, device: torch.device):
-    """The tensors of a tree on a GPU, whose host pays by the copy: their bytes went as one tensor of pinned memory."""
+class Pinned(NamedTuple):
+    """A tree, and the bytes of its tensors one after the other in pinned memory."""
+
+    whole: Tensor
+    tree: object
+
+
+def pinned(tree) -> Pinned:
     tensors = [x for x in tree_leaves(tree) if isinstance(x, Tensor)]
     parts = [pad(x.contiguous().flatten().view(torch.uint8), (0, -x.nbytes % 16)) for x in tensors]  # aligned
-    sent = torch.cat(parts).pin_memory().to(device, non_blocking=True).split([len(part) for part in parts])
+    return Pinned(torch.cat(parts).pin_memory(), tree)
+
+
+def as_one(tree, device: torch.device):
+    """The tensors of a tree on a GPU, whose host pays by the copy: their bytes go as one, packed before or now."""
+    whole, tree = tree if isinstance(tree, Pinned) else pinned(tree)
+    tensors = [x for x in tree_leaves(tree) if isinstance(x, Tensor)]
+    sent = whole.to(device, non_blocking=True).split([x.nbytes + -x.nbytes % 16 for x in tensors])
     there = (part[: x.nbytes].view(x.dtype).view(x.shape) for part, x in zip(sent, tensors, strict=True))
     return tree_map_only(Tensor, lambda _: next(there), tree)
 

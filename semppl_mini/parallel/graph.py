@@ -27,7 +27,7 @@ class Replayed:
         self.function, self.calls, self.graph, self.stream = function, 0, None, torch.cuda.Stream()
 
     def __call__(self, *given):
-        values, shape = tree_flatten(place(given, torch.device("cuda")))
+        values, shape = tree_flatten([place(x, torch.device("cuda")) for x in given])
         if self.calls == 0:
             self.values = tree_map_only(Tensor, lambda x: torch.empty_like(x, device="cuda"), values)
         for own, x in zip(self.values, values, strict=True):

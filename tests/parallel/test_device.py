@@ -6,6 +6,7 @@ Without one, what one device can show is shown on the CPU. The images are noise,
 import copy
 import math
 import os
+import threading
 
 import parity
 import pytest
@@ -91,6 +92,26 @@ def test_tensors_that_travel_as_one_arrive_as_they_were(monkeypatch):
     for x, y in zip(filter(torch.is_tensor, ours), filter(torch.is_tensor, theirs), strict=True):
         assert x.dtype == y.dtype and torch.equal(x.cpu(), y)
     assert len({x.untyped_storage().data_ptr() for x in ours if x is not None}) == 1
+
+
+def test_batches_for_a_gpu_are_packed_by_another_thread_and_only_there(monkeypatch):
+    """A pretended GPU, but for where they go at last: the rows are those of a batch that is packed at once."""
+    threads, device = [], torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: threads.append(threading.current_thread()) or x)
+    config = presets.digits().replace(device="cpu", batch_size=16, negatives=4)
+    batches = Batches(config, load_data("digits", labels=100).train, SemPPL.draw)
+    plain = [batches[step] for step in range(3)]
+    batches.device = torch.device("cuda")
+    for workers in (0, 1):
+        threads.clear()
+        for ready, wanted in zip(batches.ahead(0, 3, workers), plain, strict=True):
+            placed = parallel.device.as_one(ready, device)
+            assert type(placed) is type(wanted)
+            (ours, shape), (theirs, same) = tree_flatten(placed), tree_flatten(wanted)
+            assert shape == same and all(torch.equal(x.cpu(), y) for x, y in zip(ours, theirs, strict=True))
+        assert len(threads) == 3 and threading.main_thread() not in threads
+    parallel.device.as_one(plain[0], device)
+    assert threads[3:] == [threading.main_thread()]
 
 
 def test_a_checkpoint_is_read_on_the_cpu(device, tmp_path):
