@@ -100,3 +100,14 @@ def gallery(data, report: dict, rows: int, images):
         for ax, text in zip(spots[-1, [0, 2, 5]], ("image", "nearest in the queue", "semantic positives"), strict=True):
             ax.set_xlabel(text)
     return fig
+
+
+@figure
+def image_rows(rows: list[tuple], columns: int):
+    """A row each (name, images (n, 3, H, W), good (n,) bool, or None: no frame): up to `columns` of them, framed."""
+    fig = canvas(0.62 * columns + 1.3, 0.66 * len(rows) + 0.35)
+    for axes, (name, images, good) in zip(tiles(fig, len(rows), columns), rows, strict=True):
+        for i, (ax, image) in enumerate(zip(axes, images, strict=False)):
+            show(ax, image, good=None if good is None else bool(good[i]))
+        axes[0].set_ylabel(name, rotation=0, ha="right", va="center", size=9)
+    return fig

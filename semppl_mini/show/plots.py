@@ -219,14 +219,3 @@ def view_grid(images, views, mean=(0, 0, 0), std=(1, 1, 1), titles=None):
     for (m, v), ax in np.ndenumerate(tiles(fig, len(images), len(shown), width_ratios=widths)):
         show(ax, shown[v][m], "" if m else titles[v])
     return fig
-
-
-@figure
-def image_rows(rows: list[tuple], columns: int):
-    """A row each (name, images (n, 3, H, W), good (n,) bool, or None: no frame): up to `columns` of them, framed."""
-    fig = canvas(0.62 * columns + 1.3, 0.66 * len(rows) + 0.35)
-    for axes, (name, images, good) in zip(tiles(fig, len(rows), columns), rows, strict=True):
-        for i, (ax, image) in enumerate(zip(axes, images, strict=False)):
-            show(ax, image, good=None if good is None else bool(good[i]))
-        axes[0].set_ylabel(name, rotation=0, ha="right", va="center", size=9)
-    return fig

@@ -285,7 +285,7 @@ def test_an_executed_notebook_has_the_same_bytes_again(tmp_path, monkeypatch):
     """A figure of lines as PNG and SVG, a photograph as PNG alone."""
     monkeypatch.delenv("MPLBACKEND", raising=False)  # of the tests
     cells = ["from semppl_mini import plots", "plots.agreement([1.0, 0.5], [True, False])",
-             "import torch\nplots.image_rows([('grey', torch.full((2, 3, 8, 8), 0.5), None)], 2)"]  # fmt: skip
+             "import torch\nplots.view_grid(grey := torch.full((2, 3, 8, 8), 0.5), [grey])"]  # fmt: skip
     made = []
     for _ in range(2):
         path = tmp_path / "of_lines.ipynb"

@@ -54,7 +54,7 @@ def test_what_is_wrong_is_another_mark(gathered):
     right, crosses = plots.umap_panels([("a", xy, None, wrong)], NAMES).axes[0].collections
     assert (len(right.get_offsets()), len(crosses.get_offsets())) == (90, 30)
     assert len(right.get_paths()[0]) != len(crosses.get_paths()[0])
-    good, bad = plots.image_rows([("row", torch.zeros(2, 3, 4, 4), [True, False])], 2).axes
+    good, bad = panels.image_rows([("row", torch.zeros(2, 3, 4, 4), [True, False])], 2).axes
     assert good.spines["top"].get_linestyle() != bad.spines["top"].get_linestyle()
 
 
