@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from export import read_json, told_of
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as tv
 
 import semppl_mini as s
@@ -60,6 +60,22 @@ def whole(size: int, resize: int | None):
     return view
 
 
+class Readable(Dataset):
+    """Some images of a set; ValueError, by name, where one cannot be read."""
+
+    def __init__(self, images: Dataset, rows: list[int]):
+        self.images, self.rows = images, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int):
+        try:
+            return self.images[self.rows[i]]
+        except (OSError, SyntaxError) as error:  # PIL's
+            raise ValueError(f"An image cannot be read ({error}); fetch it again, or leave it out.") from None
+
+
 @torch.no_grad()
 def see(network: nn.Module, images: Dataset, config, workers: int = 0) -> tuple[Tensor, Tensor]:
     """What a network makes of n pairs (uint8 image, label): (n, dim), and the labels, (n,) or (n, C).
@@ -67,8 +83,11 @@ def see(network: nn.Module, images: Dataset, config, workers: int = 0) -> tuple[
     Of several processes each sees its share, and all get all of it.
     """
     n = len(images)
-    own = Subset(images, parallel.share(n).tolist())
-    seen = [(encode(network, x, config), y) for x, y in DataLoader(own, 64, num_workers=workers)]
+    own = Readable(images, parallel.share(n).tolist())
+    try:
+        seen = [(encode(network, x, config), y) for x, y in DataLoader(own, 64, num_workers=workers)]
+    except ValueError as error:  # a worker's has its whole traceback
+        raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from None
     return tuple(everywhere(torch.cat(part), config)[:n] for part in zip(*seen, strict=True))
 
 

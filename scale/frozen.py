@@ -15,6 +15,7 @@ A metric is the set's own; SVMs on VOC07 are measured by the area under the inte
 
 import json
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,7 @@ def read(run, told: dict, on: str, args) -> dict:
         if args.features and parallel.rank() == 0:
             keep(args.features, parts, about)
     sizes = {part: len(y) for part, (_, y) in parts.items()}
+    check(parts, run.folder)
     if parallel.rank():  # the first process fits, alone
         return {}
     with warnings.catch_warnings():
@@ -58,20 +60,35 @@ def features(run, on: str, root, size: int, workers: int) -> dict[str, tuple[Ten
     return split(on, seen)
 
 
+def check(parts: dict, folder) -> None:
+    """ValueError: the features cannot be read out."""
+    for part, (x, _) in parts.items():
+        if not x.isfinite().all():
+            raise ValueError(f"{folder} makes features of the {part} images that are not finite; give a sound encoder.")
+    if (y := parts["train"][1]).dim() == 1 and len(y.unique()) < 2:
+        raise ValueError(f"All {len(y)} training images are of one class; a read-out needs two or more.")
+
+
 def keep(path, parts: dict, about: dict) -> None:
     arrays = {f"{part}_{name}": x.numpy() for part, pair in parts.items() for name, x in zip("xy", pair, strict=True)}
     write_whole(path, lambda file: np.savez(file, about=json.dumps(about), **arrays))
 
 
 def kept(path, about: dict) -> dict[str, tuple[Tensor, Tensor]]:
-    """The features in a file. ValueError: they are another encoder's or set's, or no features at all."""
+    """The features in a file. ValueError: they are another encoder's or set's, packed, or no features at all."""
     try:
+        with zipfile.ZipFile(path) as file:
+            if (most := sum(part.file_size for part in file.infolist())) > Path(path).stat().st_size:
+                raise ValueError(f"{most:,} bytes are packed into it")
         with np.load(path, allow_pickle=False) as file:
             there = json.loads(str(file["about"]))
             parts = {part: tuple(torch.from_numpy(file[f"{part}_{name}"]) for name in "xy")
                      for part in ("train", "val", "test")}  # fmt: skip
+        if not all(x.dtype == torch.float32 and x.dim() == 2 and len(x) == len(y) > 0 for x, y in parts.values()):
+            raise ValueError("its arrays do not fit each other")
     except Exception as error:  # of zip files and arrays, many kinds
-        raise ValueError(f"{path} holds no features ({type(error).__name__}); name another, or remove it.") from None
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+        raise ValueError(f"{path} holds no features ({reason}); name another, or remove it.") from None
     if unequal := [name for name in about if there.get(name) != about[name]]:
         raise ValueError(f"{path} holds features of another {unequal[0]}; name another, or remove it.")
     return parts

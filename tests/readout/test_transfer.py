@@ -7,6 +7,8 @@ import importlib
 import itertools
 import json
 import os
+import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -102,6 +104,44 @@ def folders(root, n):
             draw(root / part / ("attic", "beach", "cave")[i % 3] / f"{i}.jpg", i % 3, i)
 
 
+def birdsnap(root, n):
+    folders(root, n)
+    (root / "val").rename(root / "test")
+
+
+def food(root, n):
+    base, names = root / "food-101", ("apple_pie", "beet_salad", "cannoli")
+    for part, own in (("train", range(2 * n)), ("test", range(2 * n, 3 * n))):
+        rows = {name: [f"{name}/{i}" for i in own if i % 3 == c] for c, name in enumerate(names)}
+        write(base / "meta" / f"{part}.json", json.dumps(rows))
+        for i in own:
+            draw(base / "images" / names[i % 3] / f"{i}.jpg", i % 3, i)
+
+
+def cars(root, n):
+    base, fields = root / "stanford_cars", [("fname", object), ("class", int)]
+    (base / "devkit").mkdir(parents=True)
+    scipy.io.savemat(base / "devkit" / "cars_meta.mat", {"class_names": np.array(["Acura", "BMW", "Fiat"], object)})
+    for part, file, own in (("train", "devkit/cars_train_annos.mat", range(2 * n)),
+                            ("test", "cars_test_annos_withlabels.mat", range(2 * n, 3 * n))):  # fmt: skip
+        rows = np.array([(f"{i:05d}.jpg", i % 3 + 1) for i in own], fields)
+        scipy.io.savemat(base / file, {"annotations": rows})
+        for i in own:
+            draw(base / f"cars_{part}" / f"{i:05d}.jpg", i % 3, i)
+
+
+def cifar10(root, n):
+    """Five batches of training images and one to test, as rows of red, green, blue pixels."""
+    base, rng = root / "cifar-10-batches-py", np.random.default_rng(0)
+    base.mkdir(parents=True)
+    (base / "batches.meta").write_bytes(pickle.dumps({"label_names": ["cat", "dog", "ship"]}))
+    for name, count in [*((f"data_batch_{i}", 2 * n // 4 if i < 5 else 0) for i in range(1, 6)), ("test_batch", n)]:
+        y = np.arange(count) % 3
+        x = np.repeat(COLOURS[y], 1024, 1) + rng.normal(0, 30, (count, 3072))
+        rows = {"data": x.clip(0, 255).astype(np.uint8), "labels": y.tolist()}
+        (base / name).write_bytes(pickle.dumps(rows))
+
+
 def voc2007(root, n):
     """Image i has class i % 3; every seventh a difficult cow, too; the fifth a second car beside a difficult one."""
     base = root / "VOCdevkit" / "VOC2007"
@@ -117,7 +157,8 @@ def voc2007(root, n):
             write(base / "Annotations" / f"{i:06d}.xml", XML.tostring(tree, encoding="unicode"))
 
 
-LAYOUTS = {make.__name__: make for make in (flowers, pets, dtd, aircraft, caltech101, sun397, folders, voc2007)}
+LAYOUTS = {make.__name__: make for make in (
+    flowers, pets, dtd, aircraft, caltech101, sun397, folders, voc2007, birdsnap, food, cars, cifar10)}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -135,12 +176,14 @@ def read(run, on, root, out, *more, monkeypatch):
 
 
 SPLITS = {"flowers": (12, 12, 12), "dtd": (12, 12, 12), "aircraft": (12, 12, 12), "voc2007": (12, 12, 12),
-          "pets": (19, 5, 12), "sun397": (19, 5, 12), "folders": (22, 2, 12), "caltech101": (75, 15, 15)}  # fmt: skip
+          "pets": (19, 5, 12), "sun397": (19, 5, 12), "folders": (22, 2, 12), "caltech101": (75, 15, 15),
+          "birdsnap": (22, 2, 12), "food": (22, 2, 12), "cars": (19, 5, 12), "cifar10": (22, 2, 12)}  # fmt: skip
 
 
 @pytest.mark.parametrize("on", LAYOUTS)
 def test_a_set_in_its_own_layout_is_read_and_measured(on, trained, tmp_path, monkeypatch):
     monkeypatch.setattr(image_sets.datasets.Flowers102, "_check_integrity", lambda self: True)  # of the real
+    monkeypatch.setattr(image_sets.datasets.cifar, "check_integrity", lambda *_: True)
     LAYOUTS[on](tmp_path / "set", 12)
     monkeypatch.setattr(frozen, "PENALTIES", [1e-3, 1.0, 1e5])
     said = read(trained, on, tmp_path / "set", tmp_path, monkeypatch=monkeypatch)["results"]
@@ -197,6 +240,41 @@ def test_features_are_written_once_and_then_read(trained, tmp_path, monkeypatch)
         file.write_bytes(blob)
         with pytest.raises(ValueError, match="holds no features"):
             read(trained, "folders", tmp_path / "set", tmp_path, *more, monkeypatch=monkeypatch)
+
+
+def test_packed_or_unfitting_arrays_are_no_features(trained, tmp_path, monkeypatch):
+    folders(tmp_path / "set", 12)
+    file, more = tmp_path / "f.npz", ("--features", tmp_path / "f.npz")
+    read(trained, "folders", tmp_path / "set", tmp_path, *more, monkeypatch=monkeypatch)
+    with np.load(file) as there:
+        arrays = dict(there)
+    np.savez_compressed(file, **arrays | {"train_x": np.zeros((2**20, 32), np.float32)})  # 134 MB in some 100 KB
+    with pytest.raises(ValueError, match=r"holds no features \(ValueError: 134,.* bytes are packed into it\)"):
+        read(trained, "folders", tmp_path / "set", tmp_path, *more, monkeypatch=monkeypatch)
+    for odd in ({"train_y": arrays["train_y"][1:]}, {"test_x": arrays["test_x"][0]}, {"val_x": arrays["val_x"] > 0}):
+        np.savez(file, **arrays | odd)
+        with pytest.raises(ValueError, match="its arrays do not fit each other"):
+            read(trained, "folders", tmp_path / "set", tmp_path, *more, monkeypatch=monkeypatch)
+
+
+def test_what_cannot_be_read_out_is_said_in_one_sentence(trained, tmp_path, monkeypatch):
+    folders(tmp_path / "set", 12)
+    (broken := tmp_path / "set" / "train" / "attic" / "zz.jpg").write_bytes(b"no picture")
+    for workers in (0, 1):
+        with pytest.raises(ValueError, match=r"^An image cannot be read \(.*zz.jpg.*\); fetch it again, or") as error:
+            read(trained, "folders", tmp_path / "set", tmp_path, "--workers", workers, monkeypatch=monkeypatch)
+        assert "\n" not in str(error.value)
+    broken.unlink()
+    run = s.load_run(trained)
+    run.method.encoder.stem[0].weight.data[0] = float("nan")
+    parts = frozen.features(run, "folders", tmp_path / "set", 32, 0)
+    with pytest.raises(ValueError, match="features of the train images that are not finite; give a sound encoder"):
+        frozen.check(parts, "runs/mine")
+    for name in ("beach", "cave"):
+        for part in ("train", "val"):
+            shutil.rmtree(tmp_path / "set" / part / name)
+    with pytest.raises(ValueError, match="All 7 training images are of one class; a read-out needs two or more"):
+        read(trained, "folders", tmp_path / "set", tmp_path, monkeypatch=monkeypatch)
 
 
 def test_an_image_is_seen_from_its_short_side_and_centre():
