@@ -18,6 +18,7 @@ import contextlib
 import importlib.util
 import io
 import json
+import math
 import shlex
 import sys
 import time
@@ -114,11 +115,26 @@ def opened(root: Path, part: str) -> CocoDetection:
             images = CocoDetection(str(folder), str(told))
         if not images.ids or not images.coco.getCatIds():
             raise ValueError("no image, or no class")
+        check(images, folder)
         return images
     except (OSError, ValueError, LookupError, TypeError, AssertionError) as error:
         reason = f"{type(error).__name__}: " + " ".join(str(error).split())[:200].rstrip(".")
         need = f"{folder.name}/ and {told.relative_to(root)}"
         raise ValueError(f"{root} holds no {part} part in COCO's layout ({reason}); put {need} there.") from None
+
+
+def check(images: CocoDetection, folder: Path) -> None:
+    """ValueError, before anything is trained: a box has no class, is no box, or an image is not there."""
+    for thing in images.coco.anns.values():
+        if thing.get("category_id") not in images.coco.cats:
+            category = thing.get("category_id")
+            raise ValueError(f"annotation {thing.get('id')} is of category {category}, which is not told")
+        box = thing.get("bbox", ())
+        if len(box) != 4 or not all(isinstance(x, (int, float)) and math.isfinite(x) for x in box):
+            raise ValueError(f"annotation {thing.get('id')} has bbox {box}, not left, top, width, height")
+    for told in images.coco.imgs.values():
+        if not (folder / told["file_name"]).is_file():
+            raise ValueError(f"{told['file_name']} is not there")
 
 
 def example(images: CocoDetection, i: int, flip: bool, masks: bool) -> tuple[Tensor, dict]:

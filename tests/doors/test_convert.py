@@ -3,6 +3,7 @@
 """
 
 import importlib
+import itertools
 import json
 import pickle
 import pickletools
@@ -419,3 +420,28 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, cap
     assert program("nowhere.pkl", "--out", "full") == 2
     assert capsys.readouterr().err == "convert.py: --out full is not empty; choose another folder (see --help).\n"
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["full", "note.txt"]
+
+
+# ---- and on to the read-outs
+
+def test_the_papers_read_outs_take_it(folder, tmp_path, monkeypatch):
+    """On drawn class folders in ImageNet's layout: by logistic regression, and by linear evaluation, a step of it."""
+    from PIL import Image
+
+    evaluate = importlib.import_module("evaluate")
+    rng, roots = np.random.default_rng(0), {"train": 8, "val": 3}
+    for (part, n), (c, name) in itertools.product(roots.items(), enumerate(("n00000001", "n00000002"))):
+        (tmp_path / "set" / part / name).mkdir(parents=True)
+        for i in range(n):
+            pixels = (rng.normal(60 + 130 * c, 20, (40, 48, 3))).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "set" / part / name / f"{i}.JPEG")
+    monkeypatch.setenv("SEMPPL_RUNS", str(tmp_path / "runs"))
+    for on, more in (("folders", ["--size", 64]), ("linear", ["--rates", 0.3, "--epochs", 1, "--batch", 4, "--val", 1])):
+        arguments = [folder, "--on", on, "--data", tmp_path / "set", "--name", on, "--out", tmp_path, *more]
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, arguments)])
+        evaluate.main()
+    read = {on: json.loads((tmp_path / f"{on}.json").read_text()) for on in ("folders", "linear")}
+    assert read["folders"]["results"]["logistic"]["top1"] == 1  # dark and light
+    chosen = read["linear"]["results"]["chosen"]["classifier"]
+    assert torch.equal(load_run(chosen).method.encoder.stem[0].weight, load_run(folder).method.encoder.stem[0].weight)
+    assert 0 <= read["linear"]["results"]["test"]["top1"] <= 1

@@ -140,6 +140,24 @@ def test_what_cannot_be_gets_one_sentence(drawn, tmp_path, monkeypatch):
         detect.detect(detect.new(width=8), drawn, FEW | {"rate": 1e12, "adamw": False})
 
 
+@pytest.mark.parametrize("odd, reason", [
+    ({"category_id": 99}, "annotation 1 is of category 99, which is not told"),
+    ({"bbox": [1, 2, 3]}, r"annotation 1 has bbox \[1, 2, 3\], not left, top, width, height"),
+    ({"bbox": [1, 2, float("nan"), 4]}, "annotation 1 has bbox .*nan"),
+    (None, "000000000001.png is not there"),
+])  # fmt: skip
+def test_a_false_annotation_is_refused_before_training(odd, reason, tmp_path):
+    shapes.draw(tmp_path, {"train": 2, "val": 1}, side=64)
+    told = tmp_path / "annotations" / "instances_train2017.json"
+    about = json.loads(told.read_text())
+    about["annotations"][0] |= {"id": 1} | (odd or {})
+    told.write_text(json.dumps(about))
+    if odd is None:
+        (tmp_path / "train2017" / "000000000001.png").unlink()
+    with pytest.raises(ValueError, match=f"holds no train part in COCO's layout .*{reason}.*; put train2017/"):
+        detect.opened(tmp_path, "train")
+
+
 def test_an_image_without_objects_and_a_crowd_are_taken(tmp_path):
     shapes.draw(tmp_path / "set", {"train": 2, "val": 2}, side=64)
     told = tmp_path / "set" / "annotations" / "instances_train2017.json"
