@@ -168,6 +168,8 @@ def start_from(weights, method: Method) -> str:
             encoder = by_our_names(encoder)
         tensors = {start + name: x for start in starts for name, x in encoder.items()}
     networks = fitting(path, tensors, method, starts)
+    if odd := [name for name, x in networks.items() if not x.isfinite().all()]:
+        raise ValueError(f"{path} is of no use: {odd[0]} has numbers that are not finite; give other weights.")
     method.load_state_dict(networks, strict=False)
     return digest(networks.values())
 

@@ -106,6 +106,13 @@ def test_a_classifiers_run_gives_its_encoder_alone(tmp_path):
 
 # ---- what is refused
 
+def test_weights_that_are_not_finite_are_refused_before_the_first_step(theirs, tmp_path):
+    tensors = dict(theirs.state_dict())
+    tensors["layer2.0.bn1.running_var"] = tensors["layer2.0.bn1.running_var"].clone().index_fill_(0, torch.tensor(3), torch.inf)
+    torch.save(tensors, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"x.pth is of no use: online.encoder.stages.2.bn1.running_var has numbers that"):
+        start_from(tmp_path / "x.pth", SemPPL(CONFIG, 10))
+
 
 def without(tensors, name):
     return {other: x for other, x in tensors.items() if other != name}
