@@ -48,9 +48,7 @@ def override(text: str) -> tuple[str, object]:
 
 
 def command(main, name: str) -> None:
-    """Call main(); bad input and what a machine refuses (disk, memory) end with status 1, a signal with 128 + it.
-
-    Of several processes the first to come says what all would say."""
+    """Call main(); bad input and what a machine refuses (disk, memory) end with 1, signals with 128 + it, said once."""
     usual = warnings.formatwarning  # with the line of code that warned, which tells a user nothing
 
     def shown(message, category, *where):

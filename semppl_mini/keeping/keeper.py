@@ -4,6 +4,7 @@ import copy
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -55,6 +56,8 @@ class Keeper:
         self.undo = Undo(run.method, optimizer, batches.device)
         self.same = {"class": kind, "data": run.data, **digests, "classes": run.method.num_classes}  # beside the config
         self.log, self.saved, self.signal, self.ready, self.bar = None, None, 0, None, None
+        self.writer, self.writing = ThreadPoolExecutor(1), Future()  # the checkpoint that is on its way
+        self.writing.set_result(None)
         self.software = {"device": str(batches.device), **software()}
         self.hidden = {} if progress and parallel.rank() == 0 else {"disable": True}  # no key: tqdm minds TQDM_DISABLE
 
@@ -70,6 +73,7 @@ class Keeper:
             self.bar.close()
         if self.ready:  # and with it the workers
             self.ready.close()
+        self.writer.shutdown()  # it ends what it writes
         if self.log:
             self.log.close()
         if kind is parallel.NotFinite:
@@ -102,10 +106,12 @@ class Keeper:
             self.bar.update()
             if (words := self.pace.after_step(self.last - self.done)) and not self.hidden:
                 self.bar.write(words)
+            if self.writing.done():
+                self.writing.result()  # or its error
             self.signal = parallel.most(self.asked.signal, self.batches.device)  # of any of the processes
             due = self.save_every and self.done % self.save_every == 0 and len(self.run.unfinished) < self.each
             if self.signal or due:  # an epoch's end saves
-                self.save()
+                self.save(wait=bool(self.signal))
 
     def timed(self, prepared: Iterable) -> Iterator[tuple]:
         """Prepared steps, placed on the device; notes when each was asked for and when it was there."""
@@ -195,21 +201,30 @@ class Keeper:
         """All that a run is, as plain types: what a checkpoint holds."""
         self.settle()
         run = self.run
-        return tree_map_only(torch.Tensor, torch.Tensor.cpu, {  # so that any device can read a checkpoint
+        return tree_map_only(torch.Tensor, lambda x: x.detach().to("cpu", copy=True), {  # to be read anywhere
             "config": run.config.to_dict(), "position": {"epoch": len(run.history), "step": self.done},
             "method": run.method.state_dict(), "optimizer": self.optimizer.state_dict(), "history": run.history,
             "steps": run.unfinished, "log": self.log.file.tell() if self.log else 0, "software": self.software,
             **self.same,
         })  # fmt: skip
 
-    def save(self) -> None:
-        """One more checkpoint; the oldest goes. Without a folder nothing is kept."""
+    def save(self, wait: bool = True) -> None:
+        """One more checkpoint of what is now, whole before this returns, or else while training goes on.
+
+        The oldest goes. Without a folder nothing is kept. An error of writing is raised after a step, or by a save."""
         self.settle()
         if self.log:
+            self.writing.result()
             self.log.sync()  # the checkpoint knows how long it is
-            self.saved = checkpoint.path_of(self.run.folder, self.done)
-            checkpoint.save(self.saved, self.state())
-            checkpoint.tidy(self.run.folder, self.saved, self.keep_last)
+            self.writing = self.writer.submit(self._write, self.state())
+        if wait:
+            self.writing.result()
+
+    def _write(self, state: dict) -> None:
+        path = checkpoint.path_of(self.run.folder, state["position"]["step"])
+        checkpoint.save(path, state)
+        self.saved = path
+        checkpoint.tidy(self.run.folder, path, self.keep_last)
 
     def resume(self, earlier: Run | None = None) -> None:
         """Go on where the folder's newest whole checkpoint (or the stopped run `earlier`) stood; start if none."""

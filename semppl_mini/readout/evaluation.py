@@ -164,8 +164,7 @@ def raw_pixel_accuracy(data: Data, split: str = "test", k: int = 1) -> float | N
 
 
 def evaluate(
-    encoder: nn.Module, config, data: Data, split="test", tune_steps: int = 0, all_labels=False, *, workers: int = 0,
-    together: bool = False,
+    encoder: nn.Module, config, data: Data, split="test", tune_steps=0, all_labels=False, *, workers=0, together=False,
 ) -> dict:
     """Read-outs of a frozen encoder on a split, as shares: {"knn20", "knn200", "linear", ...}.
 

@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from functools import partial
@@ -453,6 +454,78 @@ def test_a_failed_save_leaves_the_old_checkpoint_and_no_litter(tmp_path, monkeyp
         checkpoint.save(path, {"x": torch.arange(4)})
     assert torch.equal(checkpoint.load(path)["x"], torch.arange(3))
     assert [entry.name for entry in tmp_path.iterdir()] == ["state.pt"]
+
+
+# ---- checkpoints that are written while training goes on
+
+
+def slow_save(monkeypatch, until):
+    """A checkpoint within an epoch is not written until the run has recorded so many steps, epoch 0 aside."""
+    save, record, there, order = checkpoint.save, Keeper.record, threading.Event(), []
+
+    def saved(path, state):
+        if state["steps"]:
+            order.append("waits")
+            assert there.wait(300)
+        order.append(path.name)
+        save(path, state)
+
+    def recorded(self, *given):
+        record(self, *given)
+        if self.run.history:
+            order.append(self.done)
+            if self.done == until:
+                there.set()
+
+    monkeypatch.setattr(checkpoint, "save", saved)
+    monkeypatch.setattr(Keeper, "record", recorded)
+    return order
+
+
+def test_a_checkpoint_is_of_its_own_step_though_others_pass_while_it_is_written(tmp_path, monkeypatch):
+    config = tiny(labelled_share=0.25, optimizer="sgd", lr=0.1)
+    run_of(config, tmp_path / "until", steps=2)
+    order = slow_save(monkeypatch, until=4)
+    run_of(config, tmp_path / "on", steps=4, save_every=2, keep_last=5)
+    monkeypatch.undo()
+    assert order[order.index("waits") :][:3] == ["waits", 3, 4]  # while it waits to be written
+    name = "checkpoint-00000002.pt"
+    there, wanted = (checkpoint.load(tmp_path / folder / name) for folder in ("on", "until"))
+    assert not differing(there["method"], wanted["method"]) and there["position"] == wanted["position"]
+    ours, theirs = (tree_leaves(state["optimizer"]["state"]) for state in (there, wanted))
+    assert all(torch.equal(torch.as_tensor(x), torch.as_tensor(y)) for x, y in zip(ours, theirs, strict=True))
+    log = (tmp_path / "on" / "log.jsonl").read_bytes()[: there["log"]]  # of its own step, too
+    assert len(there["steps"]) == log.count(b'"step"') == 2 and log.endswith(b"\n")
+    part = tmp_path / "part"
+    part.mkdir()
+    for file in (name, "log.jsonl"):  # and a run that was killed now goes on from it
+        (part / file).write_bytes((tmp_path / "on" / file).read_bytes())
+    run_of(config, part)
+    run_of(config, tmp_path / "until")
+    assert unequal(ended(part), ended(tmp_path / "until")) == []
+
+
+def test_an_error_of_writing_ends_the_training_in_one_sentence(tmp_path, monkeypatch):
+    """What was saved before is whole and stays; nothing half-written is left; with room the run goes on."""
+    config, save, tried = tiny(labelled_share=0.25), torch.save, []
+
+    def full(state, file):
+        if state.get("steps"):  # within an epoch
+            tried.append(state["position"]["step"])
+            raise OSError(28, "No space left on device")
+        save(state, file)
+
+    monkeypatch.setattr(torch, "save", full)
+    words = r"checkpoint-00000005.pt could not be written \(No space left on device\); what was saved before is whole"
+    with pytest.raises(OSError, match=words):
+        run_of(config, tmp_path, save_every=5)
+    monkeypatch.undo()
+    assert tried == [5] and [path.name for path in checkpoint.kept(tmp_path)] == ["checkpoint-00000000.pt",
+                                                                                  "checkpoint-00000004.pt"]  # fmt: skip
+    assert not list(tmp_path.glob(".*.part")) and not [t for t in threading.enumerate() if "ThreadPool" in t.name]
+    run_of(config, tmp_path, save_every=5)
+    run_of(config, tmp_path / "whole")
+    assert unequal(ended(tmp_path), ended(tmp_path / "whole")) == []
 
 
 # ---- start from weights
