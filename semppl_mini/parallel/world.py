@@ -32,8 +32,7 @@ def start() -> None:
         backend = {"cuda": "nccl", "tpu": "cpu:gloo,tpu:tpu_dist"}.get(kind, "gloo")
         global _hosts, _store
         _store = next(dist.rendezvous("env://", timeout=PATIENCE))[0]
-        them = {"store": _store, "rank": own_rank, "world_size": n}
-        dist.init_process_group(backend, timeout=PATIENCE, device_id=own, **them)
+        dist.init_process_group(backend, timeout=PATIENCE, device_id=own, store=_store, rank=own_rank, world_size=n)
         _hosts = dist.new_group(backend="gloo", timeout=timedelta(days=30))
 
 

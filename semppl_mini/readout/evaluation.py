@@ -117,8 +117,8 @@ def fine_tune(encoder: nn.Module | None, config, data: Data, steps: int, lr=0.1,
     Of several processes all must call it (a callback of `fit` is called by the first alone)."""
     config = config if encoder is None else within_reach(config, encoder)
     with contextlib.suppress(Interrupted):
-        more = {"progress": False, "weights": encoder, "workers": workers}
-        return fit(tuning(config, data, steps, lr), data, **more).method.model.eval()
+        run = fit(tuning(config, data, steps, lr), data, progress=False, weights=encoder, workers=workers)
+        return run.method.model.eval()
     raise KeyboardInterrupt  # a plain one, and no half-trained classifier
 
 

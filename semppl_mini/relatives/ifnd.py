@@ -36,7 +36,7 @@ from ..method import Batch, Method, encode
 from ..networks import networks
 from ..rng import CLUSTERS, INIT, generator
 
-LONG = 2**30  # images times clusters that take minutes [ours]
+LONG = 2**30  # images times clusters that take minutes, which is said [ours]
 
 
 def different_views(config) -> None:
@@ -206,9 +206,7 @@ class IFND(Method):
         self.pseudo.accept(acceptance_at(cfg.acceptance, epoch, epochs))
 
     def recluster(self, v: Tensor, ids: Tensor, seed: int) -> None:
-        """Labels and confidence of all images, keys v (n, D): processes share out the levels, then each level's images.
-
-        A level that takes minutes is said by who has it."""
+        """Labels and confidence of all images, keys v (n, D): processes share out levels, then each level's images."""
         cfg, (n, D), pseudo, M = self.config, v.shape, self.pseudo, len(self.config.clusters)
         centroids = [v.new_zeros(K, D, device=pseudo.labels.device) for K in cfg.clusters]
         for level in range(parallel.rank(), M, parallel.size()):
@@ -225,8 +223,8 @@ class IFND(Method):
     def embed(self, images, **reading) -> Tensor:
         """Unit keys (n, D) of whole images, batch norm frozen, on the CPU: images and reading as of `encode`."""
         part = self.online if self.config.keys == "online" else self.target
-        network = nn.Sequential(part["encoder"], part["projector"])
-        return F.normalize(encode(network, images, self.config, **reading), dim=1)
+        keys = encode(nn.Sequential(part["encoder"], part["projector"]), images, self.config, **reading)
+        return F.normalize(keys, dim=1)
 
     def count(self, seen: dict, batch: Batch, truth_of: Tensor) -> dict:
         """Sums over all processes and, but for the first, all levels; pairs are those of known true classes."""
