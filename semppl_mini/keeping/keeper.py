@@ -26,7 +26,7 @@ class Pace:
         self.steps, self.on_cpu = 0, device.type == "cpu"
 
     def after_step(self, left: int) -> str | None:
-        """After the 8th step a sentence, if more than a minute is left; a warning of a machine that is busy."""
+        """After the 8th step a sentence, if minutes are left; a warning of a machine that is busy."""
         self.steps += 1
         if self.steps == 2:
             self.wall, self.cpu = time.perf_counter(), time.process_time()
@@ -39,7 +39,7 @@ class Pace:
             words += f" and {threads} threads wait for each other. One thread is often faster: OMP_NUM_THREADS=1 or "
             warnings.warn(f"{words}torch.set_num_threads(1).", stacklevel=2)
         minutes = left * wall / 60
-        return f"{left} steps of {wall:.2g} s are left: about {minutes:.0f} minutes." if minutes > 1 else None
+        return f"{left} steps of {wall:.2g} s are left: about {minutes:.0f} minutes." if minutes > 1.5 else None
 
 
 class Keeper:

@@ -4,8 +4,7 @@
     data = s.own.augmented(data, lambda image, view: ...)          in place of our views
     config = s.own.sized(config, data)                             batch, epochs and labels for your images
 
-The first two are named in what a run keeps, so it goes on with the same ones or is refused. A method of your own is a
-subclass of `semppl_mini.Method`, for `fit(method=...)`; docs/your_parts.md shows all three."""
+The first two are named in what a run keeps, so it goes on with the same ones or is refused (docs/your_parts.md)."""
 
 import copy
 import math
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from ..batches import steps_per_epoch
 from ..data import Data, ImageSet
-from ..files import digest, pixels_of
+from ..files import check_tensor, check_type, digest, pixels_of
 from ..networks import ENCODERS
 from ..train import fit
 from ..views import normalise
@@ -30,13 +29,12 @@ def backbone(network: nn.Module, size: int = 32) -> str:
     The name has its class and a digest of its weights, which every run starts from (config.seed does not change them);
     `load_run` wants the same network made known before. size: a side of images it can take, to learn dim. `width`,
     `stem` and `recompute` say nothing to it. ValueError: not a network, or no feature vector comes out."""
-    if not isinstance(network, nn.Module):
-        raise ValueError(f"network = {network!r:.60} is a {type(network).__name__}; give an nn.Module.")
-    network = copy.deepcopy(network).cpu().eval()
-    features = network(torch.zeros(2, 3, size, size))
-    if not isinstance(features, Tensor) or features.dim() != 2:
-        shape = tuple(getattr(features, "shape", ())) or type(features).__name__
-        raise ValueError(f"Of 2 images the network makes {shape}; give one without a classifier that makes (2, dim).")
+    network = copy.deepcopy(check_type("network", network, nn.Module)).cpu().eval()
+    try:
+        features = network(torch.zeros(2, 3, size, size))
+    except Exception as error:
+        raise ValueError(f"The network takes no images (2, 3, {size}, {size}): {error}; give another size=.") from error
+    check_tensor("What the network makes of 2 images", features, torch.float32, (2, "dim"))
     network.dim = features.shape[1]
     name = f"{type(network).__module__}.{type(network).__qualname__} {digest(network.state_dict().values())[:12]}"
     ENCODERS[name] = lambda config: copy.deepcopy(network).train()
@@ -50,6 +48,7 @@ def augmented(data: Data, augment: Callable[[Tensor, int], Tensor]) -> Data:
     same S for all images of a view; normalising follows. Before each call torch's generator is seeded by the config's
     seed, step, view and image, so runs resume and are shared by processes to the bit if it draws by torch alone, as
     torchvision.transforms.v2 does. It runs on CPUs (`workers=` shares it out). ValueError: images are not in memory."""
+    check_type("augment", augment, Callable)
     return replace(data, train=Augmented(**vars(in_memory(data, "augmented")), augment=augment))
 
 
@@ -82,12 +81,13 @@ class Augmented(ImageSet):
                 made = []
                 for image, seed in zip(images, draw["seed"].tolist(), strict=True):
                     torch.manual_seed(seed)
-                    made.append(self.augment(image, view))
+                    made.append(self.augment(image.clone(), view))
+                    check_tensor(f"augment(image, {view})", made[-1], None, made[1:] and made[0].shape or (3, "S", "S"))
                 views.append(pixels_of(torch.stack(made), slice(None), 0))
         return views
 
     def finish(self, prepared: list[Tensor], draws: list, config) -> list[Tensor]:
-        fractions = (x.float() / 255 if x.dtype == torch.uint8 else x for x in prepared)
+        fractions = (x.float() / (255 if x.dtype == torch.uint8 else 1) for x in prepared)
         return [normalise(x, config.mean, config.std) for x in fractions]
 
 
@@ -104,7 +104,7 @@ def sized(config, data: Data):
     std, mean = torch.std_mean(images.images[:: -(-n // 1000)].float() / 255, (0, 2, 3))
     return config.replace(
         labels=labels, labelled_share=None if labels == n else config.labelled_share,
-        large_size=3 * min(images.size) // 4,
+        large_size=max(8, 3 * min(images.size) // 4),
         mean=tuple(round(c, 3) for c in mean.tolist()), std=tuple(max(round(c, 3), 0.01) for c in std.tolist()),
         batch_size=B, negatives=min(config.negatives, B - 1), queue=max(B, config.queue * B // config.batch_size),
         epochs=epochs, warmup_epochs=round(config.warmup_epochs * epochs / config.epochs, 1),

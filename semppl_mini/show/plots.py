@@ -10,7 +10,7 @@ from matplotlib.patheffects import withStroke
 CLASSES = "#3f90da #ffa90e #bd1f01 #94a4a2 #832db6 #a96b59 #e76300 #b9ac70 #003f5c #92dadd".split()
 LINES = "#0072b2 #d55e00 #009e73 #cc79a7 #e69f00 #56b4e9 #000000".split()
 COLOUR = {True: LINES[0], False: LINES[1], None: "#333333"}  # right is blue, wrong vermilion; neither
-FAINT, CENTRED = "#d9d9d9", {"ha": "center", "va": "center"}
+FAINT, CENTRED = "#d9d9d9", {"ha": "center", "va": "center", "parse_math": False}  # classes may be named "$"
 STYLE = {f"{part}color": COLOUR[None] for part in ("text.", "axes.label", "axes.edge", "xtick.", "ytick.")}
 STYLE |= {f"axes.spines.{side}": False for side in ("left", "right", "top", "bottom")}
 STYLE |= {"axes.grid": True, "axes.grid.axis": "y", "axes.axisbelow": True, "grid.color": FAINT}
@@ -85,7 +85,7 @@ def curves(histories: dict[str, list[dict]], keys: list[str], x: str = "epoch"):
             dash = (0, (4, 2)) if "oracle" in name.lower() else "-"
             ax.plot(*np.array(points, float).T, ls=dash, label=name, color=LINES[i % len(LINES)], **look)  # or no line
         ax.set(ylabel=words(key), xlabel=words(x), xlim=(0, max([1, *(r[x] for h in histories.values() for r in h)])))
-        ax.locator_params(axis="x", nbins=6, integer=True)
+        ax.locator_params(axis="x", nbins=6 if len(keys) == 1 else 4, integer=True)
         if key in SHARES:
             ax.set_ylim(0, 1.02)
             percent(ax.yaxis)
@@ -205,7 +205,7 @@ def show(ax, image, title: str = "", good: bool | None = None) -> None:
     ax.imshow(x if x.dtype == np.uint8 else x.clip(0, 1), interpolation="nearest")
     look = dict(linewidth=2.5, linestyle=(0, (1.5, 1)) if good is False else "-", capstyle="butt")
     ax.spines[:].set(visible=good is not None, color=COLOUR[good], **look)
-    ax.set_title(title, color=COLOUR[good], loc="center", fontsize=9, pad=4)
+    ax.set_title(title, color=COLOUR[good], loc="center", fontsize=9, pad=4, parse_math=False)
 
 
 @figure

@@ -33,6 +33,17 @@ def augment(image, view):
     return crop(image) if view else v2.functional.to_dtype(crop(image), torch.float32, scale=True)
 
 
+class Made(nn.Module):
+    """Means of the channels (B, 3), and what a function makes of them."""
+
+    def __init__(self, made):
+        super().__init__()
+        self.made = made
+
+    def forward(self, x):
+        return self.made(x.mean((2, 3)))
+
+
 # ---- encoders
 
 
@@ -71,8 +82,15 @@ def test_load_run_wants_the_network_made_known(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("network, words", [
-    (lambda x: x, "is a function; give an nn.Module"),
-    (nn.Conv2d(3, 8, 3), r"Of 2 images the network makes \(2, 8, 30, 30\); give one without a classifier"),
+    (lambda x: x, "^network = .* is a function; give Module"),
+    (nn.Conv2d(3, 8, 3), r"^What the network makes of 2 images is torch.float32 \(2, 8, 30, 30\).*give .* \(2, dim\)"),
+    (Made(lambda x: x[:1]), r"is torch.float32 \(1, 3\) on cpu; give torch.float32 \(2, dim\)"),
+    (Made(lambda x: x.long()), r"is torch.int64 \(2, 3\)"),
+    (Made(lambda x: x[:, :0]), r"is torch.float32 \(2, 0\)"),
+    (Made(lambda x: (x, x)), r"is a tuple; give torch.float32 \(2, dim\)"),
+    (nn.Conv2d(1, 8, 3), r"^The network takes no images \(2, 3, 32, 32\): .* 1 channels"),
+    (nn.Sequential(nn.Flatten(), nn.Linear(48, 8)), r"^The network takes no images.*: .*; give another size="),
+    (small().double(), r"^The network takes no images.*: .*; give another size="),
 ])  # fmt: skip
 def test_what_makes_no_features_is_refused(network, words):
     with pytest.raises(ValueError, match=words):
@@ -131,6 +149,34 @@ def test_a_run_goes_on_with_the_same_augmentation_only(tmp_path):
 def test_what_is_no_picture_is_refused():
     with pytest.raises(ValueError, match="^images goes from -?[0-9.]+ to"):
         fit(tiny(), own.augmented(tiny_data(), lambda image, view: torch.randn(3, 8, 8)), progress=False)
+    with pytest.raises(ValueError, match="^augment = 3 is a int; give Callable"):
+        own.augmented(tiny_data(), 3)
+
+
+@pytest.mark.parametrize("made, words", [
+    (lambda x: None, r"augment\(image, 0\) is a NoneType; give numbers \(3, S, S\)"),
+    (lambda x: x.numpy(), r"augment\(image, 0\) is a ndarray"),
+    (lambda x: x[0], r"augment\(image, 0\) is torch.uint8 \(32, 32\) on cpu; give numbers \(3, S, S\)"),
+    (lambda x: x[:1], r"augment\(image, 0\) is torch.uint8 \(1, 32, 32\)"),
+    (lambda x: x[:, : 4 + int(torch.randint(3, ()))], r"augment\(image, 0\) is .*; give numbers \(3, \d, 32\)"),
+])  # fmt: skip
+def test_what_an_augmentation_makes_is_checked_image_by_image(made, words):
+    with pytest.raises(ValueError, match=f"^{words}"):
+        fit(tiny(), own.augmented(tiny_data(), lambda image, view: made(image)), progress=False)
+
+
+def test_an_augmentation_may_write_into_its_image_and_give_any_fractions():
+    """Each view is of the image itself, and float64, as NumPy makes it, trains like float32."""
+    def darker(image, view):
+        return image.mul_(0).add_(9) if view else image.double() / 255
+
+    def plain(image, view):
+        return image * 0 + 9 if view else image.float() / 255
+
+    views = [Batches(tiny(), own.augmented(tiny_data(), f).train, SemPPL.draw) for f in (darker, plain)]
+    for a, b in zip(*(batches.place(batches[0])[0] for batches in views), strict=True):
+        torch.testing.assert_close(a, b)
+    assert fit(tiny(), own.augmented(tiny_data(), darker), progress=False, steps=1).unfinished
 
 
 def test_images_of_files_are_refused():

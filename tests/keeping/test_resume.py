@@ -816,6 +816,8 @@ def test_a_long_training_says_how_long_it_takes():
     pace = partial(Pace, torch.device("cpu"))
     assert re.search(r"^60000 steps of \S+ s are left: about \d+ minutes\.$", steps_of(pace(), 0.02))
     assert steps_of(pace(), 0.02, left=3) is None
+    seconds = float(re.search(r"of (\S+) s", steps_of(pace(), 0.02)).group(1))
+    assert steps_of(pace(), 0.02, left=int(72 / seconds)) is None  # 1.2 minutes; no "about 1 minutes"
 
 
 @pytest.mark.parametrize("threads, device, warned", [(2, "cpu", True), (1, "cpu", False), (2, "meta", False)])
