@@ -614,8 +614,10 @@ def parse(argv=None):
     command.add_argument("--provenance", help="what results are labelled with (default: from the name)")
     command.add_argument("--out", **out)
     argv = sys.argv[1:] if argv is None else argv
-    if empty := [text for text in argv if not text or text.startswith("--") and text.endswith("=")]:
-        parser.error(f"{empty[0].rstrip('=') or 'an argument'} is given an empty value; give one, or leave it out")
+    for before, text in zip(["", *argv], argv):  # noqa: B905, a longer one
+        if not text or text.startswith("--") and text.endswith("="):
+            name = text.rstrip("=") or (before if before.startswith("--") else "an argument")
+            parser.error(f"{name} is given an empty value; give one, or leave it out")
     return parser.parse_args(argv)
 
 
@@ -635,7 +637,7 @@ def prepare_folder(args, _):
     splits, classes, formats, files, left_out = read_folder(args.source, args.size, args.skip_broken)
     for what, some in left_out.items():
         if some.count:
-            print(printable(f"left out {some.count} {what}: {some}"), file=sys.stderr)
+            print(printable(f"left out {what}, {some.count}: {some}"), file=sys.stderr)
     return args.name, splits, classes, args.provenance or folder_provenance(args.name, formats), files
 
 

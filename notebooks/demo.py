@@ -22,7 +22,8 @@ def run(seed: int, out: Path, epochs: int) -> dict:
     make_folder(out)
     parameters = {"seed": seed, "epochs": epochs, "out": str(out.resolve())}
     target = str(out / NOTEBOOK.name)
-    options = dict(progress_bar=False, stdout_file=Echo(), kernel_name="python3")
+    quiet = ["--log-level=CRITICAL"]  # of its sockets, and of the interrupt by which it is ended
+    options = dict(progress_bar=False, stdout_file=Echo(), kernel_name="python3", extra_arguments=quiet)
     try:
         papermill.execute_notebook(lesson(NOTEBOOK), target, parameters, **options)
     except PapermillExecutionError as error:

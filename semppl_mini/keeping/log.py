@@ -50,7 +50,7 @@ class Log:
 
     def cut(self, size: int) -> None:
         """Drop what was logged after the checkpoint, `size` bytes: those steps run again. ValueError: there is none."""
-        if size == 0 and self.path.read_bytes().count(b"\n") > 1:  # one line: killed in the very first save
+        if size == 0 and ((log := self.path.read_bytes()).count(b"\n") > 1 or log[:11] not in b'{"epoch": 0'):
             words = f"has a log of another run but no checkpoint{checkpoint.others(self.path.parent)}"
             raise ValueError(f"{self.path.parent} {words}; choose another folder.")
         if self.file.tell() < size:

@@ -215,7 +215,7 @@ def test_what_is_left_out_is_told(tmp_path, pack, capsys):
     odd |= {name: b"x" for name in ("README.md", "more.tar", ".DS_Store")}
     pack("folder", "--from", write_folder(tmp_path / "f", files | odd), "--name", "flowers")
     told = "README.md, more.tar, train/daisy/IMG_1, train/daisy/notes.txt"
-    assert capsys.readouterr().err == f"left out 4 files whose names are no image's: {told}\n"
+    assert capsys.readouterr().err == f"left out files whose names are no image's, 4: {told}\n"
 
 
 @pytest.mark.parametrize("suffix", ["jfif", "jpe", "JPEG"])
@@ -242,7 +242,7 @@ def test_all_broken_images_are_named_or_left_out(tmp_path, pack, refused, capsys
     refused("folder", "--from", source, "--name", "flowers", says=says)
     found = pack("folder", "--from", source, "--name", "flowers", "--skip-broken")
     assert_pack(found, expected, ["aster", "daisy", "tulip"])
-    assert capsys.readouterr().err == f"left out 23 broken images: {listed}, ...\n"
+    assert capsys.readouterr().err == f"left out broken images, 23: {listed}, ...\n"
 
 
 def test_all_images_of_other_formats_are_named(tmp_path, refused):

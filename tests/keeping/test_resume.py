@@ -330,6 +330,15 @@ def test_steps_beyond_eight_digits_are_in_order(tmp_path):
     assert checkpoint.kept(tmp_path) == [checkpoint.path_of(tmp_path, step) for step in steps[1:]]
 
 
+@pytest.mark.parametrize("line", [b"my notes", b'{"loss": 1.0}\n'])
+def test_a_log_of_something_else_is_not_overwritten(line, tmp_path):
+    """A single line that does not begin as ours: not what is left of a run killed in its first save."""
+    (tmp_path / "log.jsonl").write_bytes(line)
+    with pytest.raises(ValueError, match="has a log of another run but no checkpoint; choose another folder"):
+        run_of(tiny(), tmp_path)
+    assert (tmp_path / "log.jsonl").read_bytes() == line and os.listdir(tmp_path) == ["log.jsonl"]
+
+
 @pytest.mark.parametrize("reader", [lambda path: run_of(tiny(), path), load_run])
 def test_a_folder_of_another_format_says_so(reader, run, tmp_path):
     """Before steps stood in their names there was one checkpoint.pt."""

@@ -146,6 +146,24 @@ def test_links_the_card_of_symbols(notebook):
     assert "](../docs/symbols.md)" in notebook.cells[0].source
 
 
+def test_links_lead_to_files(notebook):
+    """A folder is no page: Lab says "File Load Error", the book has nothing to show."""
+    texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    for target in re.findall(r"\]\(([^)#]+)", "\n".join(texts)):
+        assert "://" in target or (FOLDER / target).is_file(), target
+
+
+def test_notebook_00_has_its_folder_before_it_trains(tmp_path):
+    """The cells up to the parameters' check: what cannot be written is said there, not after two trainings."""
+    cells = code_cells(nbformat.read(FOLDER / "00_start_here.ipynb", as_version=4))
+    (tmp_path / "file").write_text("")
+    names = {"repo_url": ""}
+    exec(cells[1].source, names)
+    names["out"] = str(tmp_path / "file")
+    with pytest.raises(OSError, match="file is no folder to write to .*; give another, or free this one"):
+        exec(cells[2].source, names)
+
+
 def test_no_trace_of_papermill(notebook):
     assert "papermill" not in notebook.metadata
     assert not [cell for cell in notebook.cells if "papermill" in cell.metadata]
@@ -213,6 +231,18 @@ def test_notebook_00_says_what_it_can(capsys):
     for accuracy in (0.5, None):
         say(None, {"epoch": 3, "pseudo_label_accuracy": accuracy})
     assert [line.split("accuracy ")[1] for line in capsys.readouterr().out.splitlines()] == [" 50.0%", "unknown"]
+
+
+def test_the_demo_prints_what_the_notebook_prints_and_nothing_else(tmp_path, capfd, monkeypatch):
+    """No word of a kernel about its sockets, nor "ERROR" at its end."""
+    lines = 'print("seen")', "from pathlib import Path", 'n = Path(out, "summary.json").write_text("{}")'
+    cells = [nbformat.v4.new_code_cell('out = ""', metadata={"tags": ["parameters"]}),
+             nbformat.v4.new_code_cell("\n".join(lines))]  # fmt: skip
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    monkeypatch.setattr(demo, "lesson", lambda path: nbformat.v4.new_notebook(cells=cells, metadata=kernel))
+    assert demo.run(0, tmp_path, 0) == {}
+    said = capfd.readouterr()
+    assert said.out == "seen\n" and "IPKernelApp" not in said.err
 
 
 @pytest.mark.parametrize("few", [False, True])
