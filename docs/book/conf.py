@@ -25,6 +25,7 @@ project, html_title = "semppl-mini", "semppl-mini"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "sphinx.ext.mathjax"]
 root_doc = "docs/index"
 include_patterns = ["*.md", "*/README.md", "docs/*.md", "docs/book/*.rst", "notebooks/[0-9]*.ipynb"]
+include_patterns += ["notebooks/encoders/*/README.md"]  # cards, no chapters: pages that others link to
 exclude_patterns = [".*", "build", "runs", "data/packs"]  # not searched for pages
 html_theme, html_favicon, html_show_copyright = "furo", "icon.svg", False
 html_static_path = ["style.css", str(MATHJAX / "tex-svg-full.js")]
@@ -46,6 +47,8 @@ def contents(app, docname, source) -> None:
             chapters = re.findall(r"^- \[(.+?)\]\((\S+)\.\w+\)", section, re.MULTILINE)
             listed = "\n".join(f"{title} <{page}>" for title, page in chapters)
             source[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{listed}\n```\n"
+    if docname.startswith("notebooks/encoders/"):
+        source[0] = f"---\norphan: true\n---\n{source[0]}"
     if docname == "README":
         source[0] = re.sub(r"<!-- badges -->.*<!-- badges end -->", "", source[0])  # pictures on other hosts
 
