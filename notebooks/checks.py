@@ -460,4 +460,14 @@ EXERCISES = {
                              400 / 32: "How many steps an epoch has depends on the number of images, too.",
                              400: "So it were with one step an epoch."}),
     "mean_std": code(image_cases, same_pair),
+    # 08
+    "low": number(1.0, "The mean less half the width: Student's t times the standard deviation over the root of n.",
+                  {1.2: "The standard deviation of a sample divides by one less than n.",
+                   1.04: "One decimal is asked for: that is it, rounded.",
+                   3 - 2.776 * 2.5**0.5: "The spread of a mean of n differences is smaller, by the root of n.",
+                   5.0: "That is the upper end."}),
+    "lucky": number(30 * 0.025, "How often does an interval miss 0, and on which side of it does it then lie?",
+                    {1.5: "Half of those that miss 0 lie below it.", 0.025: "That is for one of them."}),
+    "votes": number(4, "Every queue gives the view its nearest neighbour.",
+                    {16: "So many get all four views together.", 1: "There are more queues than one."}),
 }  # fmt: skip

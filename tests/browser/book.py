@@ -83,6 +83,12 @@ def test_plumbing_and_solutions_are_folded(page, site):
     assert plumbing.is_visible() and answer.is_visible()
 
 
+def test_a_table_in_an_output_is_a_table(page, site):
+    opened(page, site, "notebooks/08_the_claims.html")
+    assert page.locator(".cell_output table tr").count() > 40
+    assert "| - |" not in page.locator("article").inner_text()
+
+
 def test_links_to_a_line_lead_to_its_words(page, site):
     """The title of such a link is in the line that it leads to."""
     opened(page, site, "docs/symbols.html")
