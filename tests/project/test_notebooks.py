@@ -164,6 +164,21 @@ def test_notebook_00_has_its_folder_before_it_trains(tmp_path):
         exec(cells[2].source, names)
 
 
+def test_notebook_07_refuses_images_too_small_for_its_encoder_before_it_packs(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    names = {}
+    cells = code_cells(nbformat.read(FOLDER / "07_your_own_images.ipynb", as_version=4))
+    parameters, imports, check = (cell.source for cell in cells[:3])
+    exec(parameters, names)
+    exec(imports, names)
+    names |= {"size": 11, "folder": str(tmp_path / "new")}
+    with pytest.raises(ValueError, match="size = 11 is no whole number above 11; give 12 or more"):
+        exec(check, names)
+    assert not (tmp_path / "new").exists()
+    exec(check, names | {"size": 12})
+    assert (tmp_path / "new").is_dir()
+
+
 def test_no_trace_of_papermill(notebook):
     assert "papermill" not in notebook.metadata
     assert not [cell for cell in notebook.cells if "papermill" in cell.metadata]
