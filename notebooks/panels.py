@@ -73,7 +73,7 @@ def vote_panel(images, report: dict, i: int, data):
         ax.text(a + 1, j + 1, names[label][:5], color=COLOUR[bool(label == truth) if truth >= 0 else None], **CENTRED)
     ax.set(xlabel="queue", ylabel="view", xticks=range(1, L + 1), yticks=range(1, L + 1))
     title = f"true {[*data.classes, 'unknown'][truth]}, voted {names[y_bar]} ({(votes == y_bar).sum()} of {L * L})"
-    left.suptitle(title, color=COLOUR[y_bar == truth if truth >= 0 else None], size=9)
+    left.suptitle(title, color=COLOUR[y_bar == truth if truth >= 0 else None], size=9, parse_math=False)
     for j, ax in enumerate(top[: 1 + len(report["views"])]):
         show(ax, report["views"][j - 1, i] if j else images.images[i], f"view {j}" if j else "image")
     evidence(bottom, report, i, data, truth, 5)
@@ -96,7 +96,8 @@ def gallery(data, report: dict, rows: int, images):
         for axes, i in zip(spots, chosen, strict=False):
             show(axes[0], images.images[i], f"{names[report['y_bar'][i]]}?")
             evidence(axes[1:], report, i, data, int(images.truth[i]), 3)
-            axes[0].set_ylabel(f"is {names[images.truth[i]]}\n{report['agreement'][i]:.0%} of votes", size=8)
+            text = f"is {names[images.truth[i]]}\n{report['agreement'][i]:.0%} of votes"
+            axes[0].set_ylabel(text, size=8, parse_math=False)
         for ax, text in zip(spots[-1, [0, 2, 5]], ("image", "nearest in the queue", "semantic positives"), strict=True):
             ax.set_xlabel(text)
     return fig
@@ -109,5 +110,5 @@ def image_rows(rows: list[tuple], columns: int):
     for axes, (name, images, good) in zip(tiles(fig, len(rows), columns), rows, strict=True):
         for i, (ax, image) in enumerate(zip(axes, images, strict=False)):
             show(ax, image, good=None if good is None else bool(good[i]))
-        axes[0].set_ylabel(name, rotation=0, ha="right", va="center", size=9)
+        axes[0].set_ylabel(name, rotation=0, ha="right", va="center", size=9, parse_math=False)
     return fig
