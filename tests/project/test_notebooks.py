@@ -275,8 +275,8 @@ def test_the_gallery_of_notebook_05_shows_prototypes_in_use(used, rows):
     choice = torch.arange(400) % used
     shown, truth = [], torch.arange(400) % 10
     given = dict(counts=choice.bincount(minlength=1024), choice=choice, images=truth, truth=truth)
-    plots, data = SimpleNamespace(image_rows=lambda rows, n: shown.append(rows)), SimpleNamespace(classes="0123456789")
-    run_cell("05_random_partitions_carp.ipynb", "image_rows", plots=plots, data=data, **given)
+    given |= dict(image_rows=lambda rows, n: shown.append(rows), data=SimpleNamespace(classes="0123456789"))
+    run_cell("05_random_partitions_carp.ipynb", "image_rows(", **given)
     assert len(shown[0]) == rows and all(len(good) for _, _, good in shown[0])
 
 
@@ -284,8 +284,8 @@ def test_the_gallery_of_notebook_04_leaves_empty_clusters_out():
     y, shown = torch.tensor([0, 0, 2]), []
     config = SimpleNamespace(clusters=(9,))
     most = lambda k: (None, (y == k).nonzero(), str(int(y[y == k].mode().values)))  # noqa: E731
-    run_cell("04_false_negatives_ifnd.ipynb", "image_rows", y=y, level=0, config=config, most_trusted=most, torch=torch,
-             plots=SimpleNamespace(image_rows=lambda rows, n: shown.append(rows)))  # fmt: skip
+    run_cell("04_false_negatives_ifnd.ipynb", "image_rows(", y=y, level=0, config=config, most_trusted=most,
+             torch=torch, image_rows=lambda rows, n: shown.append(rows))  # fmt: skip
     assert [name for name, *_ in shown[0]] == ["2: 0", "1: 2"]
 
 
