@@ -148,6 +148,32 @@ def test_padding_same_is_tensorflows(height, width):
     assert torch.equal(second(y), symmetric.stages[1].conv2(y)) is bool(height % 2 and width % 2)
 
 
+@pytest.mark.parametrize("stem", [imagenet_stem, STEMS["cifar"]])
+def test_a_gradient_is_of_the_pixels_alone(stem):
+    """The last stride is over one pixel, so the weights beside the middle meet zeros alone. Where processors do not
+    multiply in bf16 this cannot fail."""
+    torch.manual_seed(0)
+    side = 16 if stem is imagenet_stem else 8
+    encoder = ResNet((1, 1, 1, 1), 64, 2, stem=stem)
+    with torch.autocast("cpu", torch.bfloat16):
+        features = encoder(random(16, 3, side, side) - 0.5)
+    features.float().square().sum().backward()
+    gradient = encoder.stages[3].conv1.weight.grad.clone()  # (512, 256, 3, 3)
+    assert gradient[:, :, 1, 1].any()
+    gradient[:, :, 1, 1] = 0
+    assert not gradient.any()
+
+
+def test_a_second_column_of_zeros_changes_nothing():
+    for stem, images in ((imagenet_stem, random(4, 3, 16, 16)), (STEMS["cifar"], random(4, 3, 8, 8))):
+        encoder = ResNet((1, 1, 1, 1), 8, 2, stem=stem).double()
+        x = images.double()
+        padded = encoder(x)
+        for layer in encoder.modules():
+            layer._forward_pre_hooks.clear()
+        assert_close(encoder(x), padded, rtol=1e-12, atol=1e-12)
+
+
 def test_padding_is_of_the_config():
     for backbone in ("narrow", "resnet18", "resnet50"):
         f = [networks(tiny(backbone=backbone, stem_stride=2, padding=padding), torch.Generator())["encoder"].eval()
