@@ -60,8 +60,7 @@ def pad_same(layer: nn.Module, inputs: tuple[Tensor]) -> Tensor:
 
 
 def pad_single(layer: nn.Module, inputs: tuple[Tensor]) -> Tensor:
-    """A second column, of zeros, beside a single one: nothing else changes. For oneDNN 3.12 (torch 2.14), which adds
-    memory that nobody wrote to the gradient of a strided convolution's weights there, in bf16 on a CPU."""
+    """A column of zeros beside a single one, where oneDNN 3.12 adds stray memory to strided weights' bf16 gradients."""
     return nn.functional.pad(inputs[0], (0, 1)) if layer.training and inputs[0].shape[3] == 1 else inputs[0]
 
 
@@ -78,12 +77,9 @@ class ResNet(Encoder):
         super().__init__(first, stages, dim, recompute)
         for convolution in (module for module in self.modules() if isinstance(module, nn.Conv2d)):
             nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
-        for layer in self.modules():
-            if isinstance(layer, (nn.Conv2d, nn.MaxPool2d)) and layer.stride != (1, 1) and padding == "same":
-                layer.padding = (0, 0)
-                layer.register_forward_pre_hook(pad_same)
-            elif isinstance(layer, nn.Conv2d) and layer.stride != (1, 1):
-                layer.register_forward_pre_hook(pad_single)
+        for layer in (x for x in self.modules() if isinstance(x, (nn.Conv2d, nn.MaxPool2d)) and x.stride != (1, 1)):
+            layer.register_forward_pre_hook(pad_same if padding == "same" else pad_single)
+            layer.padding = (0, 0) if padding == "same" else layer.padding
 
 
 def _basic(blocks: tuple[int, ...], config) -> ResNet:

@@ -35,7 +35,6 @@ def cifar10_cpu() -> Config:
 
 def cifar10() -> Config:
     """CIFAR-10 in six minutes on one H100 [all differences ours]: as `cifar10_cpu`, three times as wide."""
-    # Run once, 71 epochs at lr 0.007, probably too high (docs/scaling.md); 0.002 is a guess
     return cifar10_cpu().replace(
         width=192, large_size=32, large_scale=(0.25, 1.0), projector_hidden=1024, predictor_hidden=1024,
         batch_size=256, queue=2560, negatives=255, epochs=100, gamma=0.97, lr=0.002, graph=True,
@@ -44,8 +43,6 @@ def cifar10() -> Config:
 
 def cifar10_resnet18() -> Config:
     """CIFAR-10 with ResNet-18, the paper's method, peers' sizes for CIFAR: hours of one GPU."""
-    # Peers, all labels in the read-out: lightly's k-NN, best epoch on test, 200 epochs at B 128: NNCLR 83.4, BYOL 86.9;
-    # solo-learn's online linear head, 1000 epochs: NNCLR 91.88, BYOL 92.58. Protocols differ: not comparable.
     return Config(
         **CIFAR10, large_size=32, small_size=16,
         small_scale=(0.08, 0.35),  # 0.05-0.14 of 32 pixels is 7 to 12 pixels: too little to see [ours]
