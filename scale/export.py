@@ -192,10 +192,20 @@ def export(encoder: nn.Module, told: dict, to: str, folder, story=()) -> Path:
     told = {"name": "encoder", "licence": OPEN} | told
     files, lines, free, gap = checked(encoder, told, to)
     files["run.json"] = json.dumps(told, indent=1).encode() + b"\n"
+    check_free(folder, [*files, "README.md"])
     files["README.md"] = card(told, to, lines, [*story, *size_and_gap(told, free, gap)]).encode()  # last: all is there
+    for name in list(files)[:-3:-1]:  # of an earlier export: half of the new one is none
+        (make_folder(folder) / name).unlink(missing_ok=True)
     for name, blob in files.items():
-        write_whole(make_folder(folder) / name, lambda file, blob=blob: file.write(blob))
+        write_whole(Path(folder) / name, lambda file, blob=blob: file.write(blob))
     return Path(folder)
+
+
+def check_free(folder, files) -> None:
+    """ValueError: a folder holds what is no part of such an export, whose README.md and run.json would be lost."""
+    there = {path.name for path in Path(folder).iterdir() if path.suffix != ".part"} if Path(folder).is_dir() else set()
+    if odd := sorted(there - {*files}) or ["README.md"] * ("README.md" in there and "run.json" not in there):
+        raise ValueError(f"{folder} holds {odd[0]}, which is no part of this export; give a new or empty folder.")
 
 
 def checked(encoder: nn.Module, told: dict, to: str) -> tuple[dict, str, bool, float]:
@@ -203,6 +213,8 @@ def checked(encoder: nn.Module, told: dict, to: str) -> tuple[dict, str, bool, f
     H, W = told["size"]
     shapes = (3, 3, H, W), (1, 3, H, W), (2, 3, H + H // 2 + 1, W + 7)
     sizes = told["architecture"]["sk"] or told["architecture"]["padding"] == "same"  # it computes with them, and
+    if not encoder(random(shapes[1])).isfinite().all():
+        raise ValueError("Its features of random images are not finite; export a sound run.")
     slow = sizes and to in ("onnx", "pt2")  # torch.export's algebra on that does not end in minutes
     for free in (False,) if slow else (True, False):
         try:

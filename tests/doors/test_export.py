@@ -5,7 +5,10 @@ What needs a package of the extra `doors` is left out without it; `make test-doo
 
 import importlib
 import json
+import os
 import re
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -89,6 +92,49 @@ def by_card(folder, monkeypatch):
     exec(code, names)
     assert len(names["features"]) == 2
     return names["f"]
+
+
+# ---- what it writes over
+
+KILLED = """
+import os, signal, sys
+sys.path.append("scale")
+import export
+def half(path, write, whole=export.write_whole):
+    if path.name == "run.json":
+        os.kill(os.getpid(), signal.SIGKILL)
+    whole(path, write)
+export.write_whole = half
+export.main()
+"""
+
+
+def test_no_file_of_others_is_written_over(small, tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "README.md").write_text("mine")
+    for folder, odd in ((small, "checkpoint"), (tmp_path / "notes", "README.md")):
+        before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+        with pytest.raises(ValueError, match=f"{folder} holds {odd}.*, which is no part of this export; give a new or"):
+            exported(small, "torchscript", folder)
+        assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+def test_half_an_export_is_none_and_is_made_whole(small, tmp_path):
+    out = exported(small, "pt2", tmp_path / "out")
+    command = [sys.executable, "-c", KILLED, small, "--to", "pt2", "--out", out]
+    killed = subprocess.run(list(map(str, command)), cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert killed.returncode == -signal.SIGKILL
+    assert [path.name for path in out.iterdir()] == ["encoder.pt2"]  # no card, no run.json of the one before
+    exported(small, "pt2", out)
+    assert sorted(path.name for path in out.iterdir()) == ["README.md", "encoder.pt2", "run.json"]
+
+
+def test_features_that_are_not_finite_are_named_before_anything_is_made(tmp_path):
+    encoder, told = made(backbone="narrow", width=8)
+    encoder.stem[0].weight.data[0] = torch.nan
+    with pytest.raises(ValueError, match="Its features of random images are not finite; export a sound run"):
+        export.export(encoder, told, "pt2", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 # ---- round trips
