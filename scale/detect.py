@@ -27,7 +27,7 @@ from pathlib import Path
 
 import encoders
 import torch
-from launch import hardware
+from launch import check_file_name, hardware
 from torch import Tensor, nn
 from torchvision.datasets import CocoDetection
 from torchvision.models.detection import FasterRCNN, MaskRCNN
@@ -107,7 +107,7 @@ def detector(run: s.Run, recipe: dict, classes: int, frozen: bool, masks: bool) 
 # ---- data
 
 
-def opened(root: Path, part: str) -> CocoDetection:
+def opened(root: Path, part: str, masks: bool = False) -> CocoDetection:
     """ValueError: a part is missing, or something else."""
     folder, told = root / f"{part}2017", root / "annotations" / f"instances_{part}2017.json"
     try:
@@ -115,7 +115,7 @@ def opened(root: Path, part: str) -> CocoDetection:
             images = CocoDetection(str(folder), str(told))
         if not images.ids or not images.coco.getCatIds():
             raise ValueError("no image, or no class")
-        check(images, folder)
+        check(images, folder, masks)
         return images
     except (OSError, ValueError, LookupError, TypeError, AssertionError) as error:
         reason = f"{type(error).__name__}: " + " ".join(str(error).split())[:200].rstrip(".")
@@ -123,25 +123,53 @@ def opened(root: Path, part: str) -> CocoDetection:
         raise ValueError(f"{root} holds no {part} part in COCO's layout ({reason}); put {need} there.") from None
 
 
-def check(images: CocoDetection, folder: Path) -> None:
-    """ValueError, before anything is trained: a box has no class, is no box, or an image is not there."""
-    for thing in images.coco.anns.values():
-        if thing.get("category_id") not in images.coco.cats:
-            category = thing.get("category_id")
-            raise ValueError(f"annotation {thing.get('id')} is of category {category}, which is not told")
-        box = thing.get("bbox", ())
-        if len(box) != 4 or not all(isinstance(x, (int, float)) and math.isfinite(x) for x in box):
-            raise ValueError(f"annotation {thing.get('id')} has bbox {box}, not left, top, width, height")
+def check(images: CocoDetection, folder: Path, masks: bool) -> None:
+    """ValueError, before anything is trained: an annotation is of no use, all are, or an image is not there."""
+    things = images.coco.anns
+    if len(things) < (n := len(images.coco.dataset.get("annotations", ()))):
+        raise ValueError(f"{n} annotations share {len(things)} ids")
+    for name, thing in things.items():
+        if odd := fault(thing, images.coco, masks):
+            raise ValueError(f"annotation {name} {odd}")
+    if not any(map(learnt, things.values())):
+        raise ValueError(f"none of {len(things)} annotations has a box of a pixel or more that is no crowd")
     for told in images.coco.imgs.values():
         if not (folder / told["file_name"]).is_file():
             raise ValueError(f"{told['file_name']} is not there")
 
 
+def fault(thing: dict, coco, masks: bool) -> str:
+    """What is wrong with an annotation, or ""."""
+    def number(x):
+        return isinstance(x, (int, float)) and math.isfinite(x)
+
+    box, shape = thing.get("bbox", ()), thing.get("segmentation")
+    for name, known in (("category_id", coco.cats), ("image_id", coco.imgs)):
+        if thing.get(name) not in known:
+            return f"is of {name} {thing.get(name)}, which is not told"
+    if not isinstance(box, list) or len(box) != 4 or not all(map(number, box)):
+        return f"has bbox {box}, not left, top, width, height"
+    if not number(thing.get("area")):
+        return f"has area {thing.get('area')}, not a number of pixels"
+    polygons = shape if isinstance(shape, list) else ()
+    if masks and not isinstance(shape, dict) and not (polygons and all(len(polygon) >= 6 for polygon in polygons)):
+        return "has no segmentation: polygons of three corners or more, or run lengths"
+    return ""
+
+
+def learnt(thing: dict) -> bool:
+    return not thing.get("iscrowd") and min(thing["bbox"][2:]) >= 1
+
+
 def example(images: CocoDetection, i: int, flip: bool, masks: bool) -> tuple[Tensor, dict]:
     """Image i in [0, 1]; its objects' boxes (n, 4), left, top, right, bottom, labels from 1 on, masks (n, H, W)."""
-    image, things = images[i]
+    try:
+        image, things = images[i]
+    except (OSError, SyntaxError) as error:  # PIL's
+        name = Path(images.root) / images.coco.imgs[images.ids[i]]["file_name"]
+        raise ValueError(f"{name} cannot be read ({error}); fetch it again, or leave it out.") from None
     x = tv.to_dtype(tv.pil_to_tensor(image.convert("RGB")), torch.float32, scale=True)
-    things = [thing for thing in things if not thing.get("iscrowd") and min(thing["bbox"][2:]) >= 1]
+    things = list(filter(learnt, things))
     boxes = torch.tensor([thing["bbox"] for thing in things], dtype=torch.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     classes = sorted(images.coco.getCatIds())
@@ -230,7 +258,11 @@ def average_precision(images: CocoDetection, rows: list[dict], kind: str) -> dic
 
 def detect(run: s.Run, root, recipe: dict, frozen=False, masks=False, seed: int = 0) -> dict:
     """Train a detector around the run's encoder, and measure it: {"bbox": {"AP", ...}, "segm", "loss"}."""
-    train_images, val_images = (opened(Path(root), part) for part in ("train", "val"))
+    train_images, val_images = (opened(Path(root), part, masks) for part in ("train", "val"))
+    told, asked = (sorted(images.coco.getCatIds()) for images in (train_images, val_images))
+    if told != asked:
+        odd = sorted({*told} ^ {*asked})[0]
+        raise ValueError(f"{root} has category {odd} in one of its two parts only; tell the same ones in both.")
     torch.manual_seed(seed)
     classes = len(train_images.coco.getCatIds())
     model = detector(run, recipe, classes, frozen, masks).to(device_of(run.config))
@@ -267,6 +299,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder of the JSON file (default: that of the runs)")
     args = parser.parse_args()
     parser.whole("--steps", args.steps, 1), parser.whole("--batch", args.batch, 1), parser.whole("--seed", args.seed, 0)
+    check_file_name(parser, args.name)
     if args.rate is not None and not 0 < args.rate < 1e6:
         parser.error(f"--rate {args.rate} is no positive number; give 0.02 for example")
     if importlib.util.find_spec("pycocotools") is None:

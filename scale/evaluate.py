@@ -19,7 +19,6 @@ docs/readouts.md has them all.
 
 import argparse
 import json
-import re
 import shlex
 import sys
 import time
@@ -31,7 +30,7 @@ import frozen
 import image_sets
 import protocols
 import shifts
-from launch import RESULTS, hardware
+from launch import RESULTS, check_file_name, hardware
 from measures import Pixels, measure
 
 import semppl_mini as s
@@ -95,8 +94,7 @@ def checked(parser, args):
     if args.run == "pixels" and (args.on or args.tune):
         what = f"--on {args.on} needs an encoder's weights" if args.on else f"--tune {args.tune} needs weights to tune"
         parser.error(f"{what}, and pixels have none; leave it out")
-    if not re.fullmatch(r"\w[\w.-]{0,99}", args.name):
-        parser.error(f"--name {args.name!r} cannot name a file; use up to 100 letters, digits, _ . and -")
+    check_file_name(parser, args.name)
     args.out = args.out or (runs_dir() if args.on else RESULTS / "measures")
     return args
 

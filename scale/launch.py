@@ -65,9 +65,13 @@ def arguments(doc: str):
         parser.error("--supervised trains from scratch; leave out --weights")
     if args.label_list and any(text.startswith("labels=") for text in args.changes):
         parser.error("--label-list and labels= both choose labels; give one")
-    if not re.fullmatch(r"[\w.-]{1,100}", args.name) or args.name.startswith("."):
-        parser.error(f"--name {args.name!r} cannot name a folder; use up to 100 letters, digits, _ . and -")
+    check_file_name(parser, args.name)
     return args
+
+
+def check_file_name(parser: Parser, name: str) -> None:
+    if not re.fullmatch(r"[\w-][\w.-]{0,99}", name):
+        parser.error(f"--name {name!r} cannot name a file or folder; use up to 100 letters, digits, _ . and -")
 
 
 def hardware(config) -> dict:

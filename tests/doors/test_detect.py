@@ -141,7 +141,10 @@ def test_what_cannot_be_gets_one_sentence(drawn, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("odd, reason", [
-    ({"category_id": 99}, "annotation 1 is of category 99, which is not told"),
+    ({"category_id": 99}, "annotation 1 is of category_id 99, which is not told"),
+    ({"image_id": "1"}, "annotation 1 is of image_id 1, which is not told"),
+    ({"area": None}, "annotation 1 has area None, not a number of pixels"),
+    ({"id": 2}, r"\d annotations share \d ids"),
     ({"bbox": [1, 2, 3]}, r"annotation 1 has bbox \[1, 2, 3\], not left, top, width, height"),
     ({"bbox": [1, 2, float("nan"), 4]}, "annotation 1 has bbox .*nan"),
     (None, "000000000001.png is not there"),
@@ -159,12 +162,59 @@ def test_a_false_annotation_is_refused_before_training(odd, reason, tmp_path):
 
 
 def test_an_image_without_objects_and_a_crowd_are_taken(tmp_path):
-    shapes.draw(tmp_path / "set", {"train": 2, "val": 2}, side=64)
+    shapes.draw(tmp_path / "set", {"train": 3, "val": 2}, side=64)
     told = tmp_path / "set" / "annotations" / "instances_train2017.json"
     about = json.loads(told.read_text())
-    about["annotations"] = [thing | {"iscrowd": 1} for thing in about["annotations"] if thing["image_id"] == 1]
+    about["annotations"] = [thing | {"iscrowd": int(thing["image_id"] == 1)} for thing in about["annotations"]
+                            if thing["image_id"] != 2]  # fmt: skip
     told.write_text(json.dumps(about))
     assert np.asarray(Image.open(tmp_path / "set" / "train2017" / "000000000001.png")).shape == (64, 64, 3)
     for i in range(2):
         assert detect.example(detect.opened(tmp_path / "set", "train"), i, True, True)[1]["boxes"].shape == (0, 4)
     assert np.isfinite(detect.detect(detect.new(width=8), tmp_path / "set", FEW)["loss"]["last"])
+
+
+def changed(folder, part, change):
+    """A drawn set, one part of which tells something else of all its annotations."""
+    shapes.draw(folder, {"train": 2, "val": 2}, side=64)
+    told = folder / "annotations" / f"instances_{part}2017.json"
+    about = json.loads(told.read_text())
+    about["annotations"] = [thing | change for thing in about["annotations"]]
+    told.write_text(json.dumps(about))
+    return folder, about, told
+
+
+@pytest.mark.parametrize("change", [{"iscrowd": 1}, {"bbox": [3, 3, 0, 0]}])
+def test_a_part_with_nothing_to_learn_is_refused(change, tmp_path):
+    with pytest.raises(ValueError, match=r"none of \d annotations has a box of a pixel or more that is no crowd"):
+        detect.opened(changed(tmp_path, "train", change)[0], "train")
+
+
+@pytest.mark.parametrize("segmentation", [None, [], [[1, 2]]])
+def test_masks_need_segmentations(segmentation, tmp_path):
+    root, _, _ = changed(tmp_path, "val", {"segmentation": segmentation})
+    assert len(detect.opened(root, "val")) == 2
+    with pytest.raises(ValueError, match="annotation 1 has no segmentation: polygons of three corners or more, or run"):
+        detect.opened(root, "val", masks=True)
+
+
+def test_both_parts_have_the_same_classes(tmp_path):
+    root, about, told = changed(tmp_path, "val", {"category_id": 7})
+    told.write_text(json.dumps(about | {"categories": [{"id": 7, "name": "ring"}]}))
+    with pytest.raises(ValueError, match="has category 1 in one of its two parts only; tell the same ones in both"):
+        detect.detect(detect.new(width=8), root, FEW)
+
+
+def test_an_image_that_cannot_be_read_is_named(tmp_path):
+    root, _, _ = changed(tmp_path, "train", {})
+    image = root / "train2017" / "000000000002.png"
+    image.write_bytes(image.read_bytes()[:500])
+    with pytest.raises(ValueError, match=r"train2017/000000000002.png cannot be read \(.*\); fetch it again"):
+        detect.example(detect.opened(root, "train"), 1, flip=False, masks=False)
+
+
+def test_the_name_of_the_file_is_checked_before_training(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["detect.py", "random", "--data", "none", "--name", "../x"])
+    with pytest.raises(SystemExit) as end:
+        detect.main()
+    assert end.value.code == 2 and "--name '../x' cannot name a file" in capsys.readouterr().err

@@ -593,7 +593,7 @@ COMMANDS = [
     ("a list and a number of labels", train("--label-list", "l.txt", "labels=50"), "--label-list and labels= both choose labels; give one"),
     ("supervision from weights", train("--supervised", "5", "--weights", "x"), "--supervised trains from scratch; leave out --weights"),
     ("weights that are not there", train("--weights", "nowhere"), "no checkpoint in nowhere; give the folder of a run"),
-    ("a name that leaves the folder", train("--name", "../x"), "--name '../x' cannot name a folder; use up to 100 letters"),
+    ("a name that leaves the folder", train("--name", "../x"), "--name '../x' cannot name a file or folder; use up to 100"),
     ("an unknown split", train("--split", "all"), "invalid choice: 'all'"),
     ("a nest of brackets", train("mean=" + "(" * 10**5), "... is a str; give tuple"),
     ("a nest of signs", lambda f: override("seed=" + "-" * 10**6 + "1"), "seed = --------------------... is nested too"),
