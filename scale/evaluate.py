@@ -30,6 +30,7 @@ import frozen
 import image_sets
 import protocols
 import shifts
+from export import MAX_SIDE
 from launch import RESULTS, check_file_name, hardware
 from measures import Pixels, measure
 
@@ -94,6 +95,10 @@ def checked(parser, args):
     if args.run == "pixels" and (args.on or args.tune):
         what = f"--on {args.on} needs an encoder's weights" if args.on else f"--tune {args.tune} needs weights to tune"
         parser.error(f"{what}, and pixels have none; leave it out")
+    if args.size and args.size > MAX_SIDE:
+        parser.error(f"--size {args.size} is too large; give {MAX_SIDE} or less")
+    if args.features and (args.features.is_dir() or not args.features.absolute().parent.is_dir()):
+        parser.error(f"--features {args.features} can be no file; name one in a folder that is there")
     check_file_name(parser, args.name)
     args.out = args.out or (runs_dir() if args.on else RESULTS / "measures")
     return args

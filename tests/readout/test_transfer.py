@@ -257,6 +257,18 @@ def test_packed_or_unfitting_arrays_are_no_features(trained, tmp_path, monkeypat
             read(trained, "folders", tmp_path / "set", tmp_path, *more, monkeypatch=monkeypatch)
 
 
+@pytest.mark.parametrize("more, said", [
+    (("--size", 1025), "--size 1025 is too large; give 1024 or less"),
+    (("--features", "."), "--features . can be no file; name one in a folder that is there"),
+    (("--features", "nowhere/f.npz"), "--features nowhere/f.npz can be no file; name one in a folder that is there"),
+    (("--name", "../x"), "--name '../x' cannot name a file or folder"),
+])  # fmt: skip
+def test_what_cannot_be_is_said_before_any_image_is_read(more, said, tmp_path, capsys, monkeypatch):
+    with pytest.raises(SystemExit) as end:
+        read("none", "folders", tmp_path / "none", tmp_path, *more, monkeypatch=monkeypatch)
+    assert end.value.code == 2 and said in capsys.readouterr().err
+
+
 def test_what_cannot_be_read_out_is_said_in_one_sentence(trained, tmp_path, monkeypatch):
     folders(tmp_path / "set", 12)
     (broken := tmp_path / "set" / "train" / "attic" / "zz.jpg").write_bytes(b"no picture")
