@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 import semppl_mini as s
-from semppl_mini.files import make_folder, shown, write_whole
+from semppl_mini.files import shown
 from semppl_mini.keeping import class_of
 from semppl_mini.keeping.command import Parser, command
 
@@ -61,8 +61,7 @@ def keep(run: s.Run, folder, results: dict | None = None, licence: str = LICENCE
     words = f"features are off the run's own by {gap(run, method):.1e} of the largest, by rounding to 16 bits"
     story = [*export.story_of(run, results), ("rounded", words)]
     told = export.told_of(run) | {"licence": licence}
-    write_whole(make_folder(folder) / "method.safetensors", lambda file: file.write(blob))
-    return export.export(method.encoder, told, "safetensors", folder, story)
+    return export.export(method.encoder, told, "safetensors", folder, story, [("method.safetensors", blob)])
 
 
 @torch.no_grad()

@@ -179,11 +179,12 @@ def their_names(tensors: dict[str, Tensor], blocks: tuple[int, ...]) -> dict[str
 # ---- writing what has been read back
 
 
-def export(encoder: nn.Module, told: dict, to: str, folder, story=()) -> Path:
+def export(encoder: nn.Module, told: dict, to: str, folder, story=(), more=()) -> Path:
     """Write an encoder for `to` into a folder, run.json and card (README.md) beside it; returns the folder.
 
-    told: what run.json says, of `keeping.run.facts`; story: further rows of the card, (name, text). ValueError: it
-    cannot be expressed there, a package is missing, or what was written gives other features; then nothing is kept.
+    told: what run.json says, of `keeping.run.facts`; story: further rows of the card, (name, text); more: further
+    files, (name, bytes). ValueError: it cannot be expressed there, a package is missing, or what was written gives
+    other features; then nothing is kept.
     """
     if missing := [name for name in PACKAGES.get(to, ()) if importlib.util.find_spec(name) is None]:
         raise ValueError(f"--to {to} needs {' and '.join(missing)}; pip install 'semppl-mini[doors]' adds them.")
@@ -191,6 +192,7 @@ def export(encoder: nn.Module, told: dict, to: str, folder, story=()) -> Path:
     encoder.recompute = False  # only for gradients
     told = {"name": "encoder", "licence": OPEN} | told
     files, lines, free, gap = checked(encoder, told, to)
+    files |= dict(more)
     files["run.json"] = json.dumps(told, indent=1).encode() + b"\n"
     check_free(folder, [*files, "README.md"])
     files["README.md"] = card(told, to, lines, [*story, *size_and_gap(told, free, gap)]).encode()  # last: all is there
