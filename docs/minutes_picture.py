@@ -33,7 +33,7 @@ def points() -> dict[str, list[tuple]]:
     return found
 
 
-def draw():
+def draw(path) -> None:
     with plt.rc_context(plots.STYLE | {"svg.fonttype": "none", "svg.hashsalt": "semppl-mini"}):
         fig, ax = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
         for i, (method, of_method) in enumerate(points().items()):
@@ -49,8 +49,8 @@ def draw():
         ax.set_xticks(ticks, list(map(str, ticks)))
         ax.minorticks_off()
         ax.yaxis.set_major_locator(plt.MultipleLocator(5))
-        return fig
+        fig.savefig(path, metadata={"Date": None})
 
 
 if __name__ == "__main__":
-    draw().savefig(Path(__file__).parent / "figures/minutes.svg", metadata={"Date": None})
+    draw(Path(__file__).parent / "figures/minutes.svg")
