@@ -59,10 +59,9 @@ def test_it_loads_as_the_finished_run_of_its_card(folder):
     assert features.shape == (2, run.method.encoder.dim) and features.isfinite().all()
 
 
-def test_its_queues_are_full_of_labelled_embeddings(folder):
-    run = keep.load(folder.name)
-    if run.config.method != "semppl":
-        return
+@pytest.mark.parametrize("name", [path.name for path in FOLDERS if path.name.startswith("semppl")])
+def test_its_queues_are_full_of_labelled_embeddings(name):
+    run = keep.load(name)
     queue, classes = run.method.queue, run.method.num_classes
     assert queue.labels.min() == 0 and queue.labels.max() == classes - 1 and int(queue.filled) == run.config.queue
     assert len(queue.ids.unique()) == run.config.labels  # every labelled image is in it
