@@ -32,9 +32,15 @@ def run(seed: int, out: Path, epochs: int) -> dict:
 
 
 def lesson(path: Path):
-    """The notebook without its exercises: an answer that is not right yet is no fault of the run."""
-    notebook = nbformat.read(path, as_version=4)
-    notebook.cells = [cell for cell in notebook.cells if "exercise" not in cell.metadata.get("tags", [])]
+    """The notebook without its exercises: an answer that is not right yet is no fault of the run. Headings are printed,
+    so that those who wait know for what."""
+    notebook, cells = nbformat.read(path, as_version=4), []
+    for cell in notebook.cells:
+        cells += [cell] if "exercise" not in cell.metadata.get("tags", []) else []
+        heading = cell.source.partition("\n")[0] if cell.cell_type == "markdown" else ""
+        if heading.startswith("## ") and heading != "## Exercises":
+            cells.append(nbformat.v4.new_code_cell(f"print({heading[3:]!r}, flush=True)"))
+    notebook.cells = cells
     return notebook
 
 

@@ -92,8 +92,11 @@ def test_the_demo_leaves_the_exercises_out(monkeypatch, tmp_path):
     path = tmp_path / "spoilt.ipynb"
     nbformat.write(nbformat.from_dict({**nb, "cells": spoilt}), path)
     sources = [cell.source for cell in demo.lesson(path).cells]
-    assert "1 / 0" not in sources and len(sources) == len(nb.cells) - 2
-    assert any("summary.json" in source for source in sources)
+    assert "1 / 0" not in sources and any("summary.json" in source for source in sources)
+    titles = [source for source in sources if source.startswith("print('") and source.endswith("', flush=True)")]
+    assert len(sources) == len(nb.cells) - 2 + len(titles)
+    assert "print('What the semantic positives add', flush=True)" in titles, "its training says nothing else for long"
+    assert not any("Exercises" in title for title in titles)
 
 
 # ---- numbers
