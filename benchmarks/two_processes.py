@@ -2,8 +2,9 @@
 
     python benchmarks/two_processes.py [RECIPE ...]     counts a step's exchanges, by the file that asks for them
 
-Each of the two has 64 images of a batch, as many as the one; what comes on top are the exchanges, and the negatives and
-targets of the other 64. The second line is the same batch in one process of two threads.
+Each of the two has 64 images of a batch, as many as the one; what comes on top are the exchanges, the negatives and
+targets of the other 64, and what two busy cores take from each other. The second line has the last alone: two processes
+with B 64 that share no batch. The third is the same batch in one process of two threads.
 """
 
 import collections
@@ -32,13 +33,15 @@ SMALL = dict(width=8, projector_hidden=32, predictor_hidden=32, batch_size=8, ne
 
 
 @contextlib.contextmanager
-def together(config, processes: int = 1, threads: int = 1):
-    """A function that has every one of so many processes do task(stepper), and returns what each says."""
+def together(config, processes: int = 1, threads: int = 1, apart: bool = False):
+    """A function that has every one of so many processes do task(stepper), and returns what each says.
+
+    apart: each has batches of its own."""
     context, pipes = mp.get_context("spawn"), []
     with tempfile.TemporaryDirectory() as folder:
         for rank in range(processes):
             ours, theirs = context.Pipe()
-            given = theirs, config, rank, processes, threads, f"file://{folder}/meet"
+            given = theirs, config, rank, 1 if apart else processes, threads, f"file://{folder}/meet"
             context.Process(target=work, args=given, daemon=True).start()
             theirs.close()
             pipes.append(ours)
@@ -111,12 +114,16 @@ def exchanges(name: str) -> collections.Counter:
 def measure(rounds: int = 20) -> list[dict]:
     config = presets.cifar10_cpu()
     half = config.replace(batch_size=64, negatives=63)
-    with together(config, 2) as two, together(half) as one, together(config, threads=2) as whole:
-        tasks = {"two processes": two, "one, half the batch": one, "one, two threads": whole}
+    with (together(config, 2) as two, together(half) as one, together(half, 2, apart=True) as strangers,
+          together(config, threads=2) as whole):  # fmt: skip
+        tasks = {"two": two, "one": one, "two strangers": strangers, "two threads": whole}
         seconds = by_turns({name: lambda do=do: max(do(timed)) for name, do in tasks.items()}, rounds)
-    ours, *others = tasks
-    texts = "two processes, B 128 / one with B 64, a thread each", "  the same / one process of two threads, B 128"
-    rows = [row(*given) for given in zip(texts, [seconds] * 2, [ours] * 2, others, [1 / 1.15, None], strict=True)]
+    rows = [
+        row("two processes, B 128 / one with B 64, a thread each", seconds, "two", "one", 1 / 1.15),
+        row("  two with B 64 that share nothing / one", seconds, "two strangers", "one"),
+        row("  two processes, B 128 / two that share nothing", seconds, "two", "two strangers"),
+        row("  two processes, B 128 / one process of two threads", seconds, "two", "two threads"),
+    ]
     for line in rows:
         line["notes"] = [f"{1 / line['ratio']:.2f} times the seconds of {line['against']}"]
     return rows

@@ -109,6 +109,10 @@ GPU = {  # row: the place of its number, under a part's name and a preset's
 
 START = "cifar10_cpu-epochs=4-seed0"
 
+# ---- the same for the relatives: benchmarks/relatives --------------------------------------------------------------
+
+IFND_START, CARP_START = "cifar10_cpu_ifnd-epochs=4-seed0", "cifar10_cpu_carp-epochs=4-seed0"
+
 # ---- others, in equal minutes: benchmarks/yardsticks, speedruns, relatives, and minutes.json -----------------------
 
 YARDSTICKS = {  # (method, steps): (its files in benchmarks/, its name in minutes.json, runs of its search)
@@ -209,20 +213,24 @@ def presets() -> str:
     return markdown(("`Config()`", *(f"`{name}()`" for name in names)), rows)
 
 
-def speedruns() -> str:
-    """A line a recipe of benchmarks/speedruns: what differs from START, and its read-outs on validation images."""
-    folder, recipes = ROOT / "benchmarks/speedruns", {}
-    start = semppl_mini.Config.from_dict(json.loads((folder / f"{START}.json").read_text())["config"]).to_dict()
-    for run in map(json.loads, (path.read_text() for path in sorted(folder.glob("*.json")))):
+def searched(folder: str, first: str) -> str:
+    """A line a recipe of benchmarks/folder that begins as `first` does: what differs from it, and its read-outs on
+    validation images."""
+    folder, recipes = ROOT / "benchmarks" / folder, {}
+    start = semppl_mini.Config.from_dict(json.loads((folder / f"{first}.json").read_text())["config"]).to_dict()
+    for path in sorted(folder.glob(f"{first.partition('-')[0]}-*.json")):
+        run = json.loads(path.read_text())
         config = semppl_mini.Config.from_dict(run["config"]).to_dict()  # fields that came later have their defaults
         changes = {k: v for k, v in config.items() if v != start[k] and k not in ("seed", "epochs")}
         named = ", ".join(f"`{k}={tuple(v) if isinstance(v, list) else v}`" for k, v in changes.items())
         recipes.setdefault((named or "*start*", run["config"]["epochs"]), []).append(run)
-    places = ("history.-1.pseudo_label_accuracy", "read.knn20", "read.few_label")
-    rows = sorted(recipes.items(), key=lambda row: mean(number(run, places[-1]) for run in row[1]))
-    header = ("epochs", "seeds", "pseudo-labels", "k-NN", "few-label")
-    return markdown(header, [(name, str(epochs), str(len(runs)), *(cell(runs, place) for place in places))
-                             for (name, epochs), runs in rows])  # fmt: skip
+    places = {"pseudo-labels": "history.-1.pseudo_label_accuracy", "k-NN": "read.knn20", "few-label": "read.few_label"}
+    if start["method"] != "semppl":
+        del places["pseudo-labels"]
+    rows = sorted(recipes.items(), key=lambda row: mean(number(run, places["few-label"]) for run in row[1]))
+    return markdown(("epochs", "seeds", *places), [
+        (name, str(epochs), str(len(runs)), *(cell(runs, place) for place in places.values()))
+        for (name, epochs), runs in rows])  # fmt: skip
 
 
 def yardsticks() -> list[tuple]:
@@ -256,7 +264,9 @@ TABLES = {
     "transfer": lambda: results(TRANSFER, TRANSFER_ROWS),
     "speed": speed,
     "gpu": gpu,
-    "speedruns": speedruns,
+    "speedruns": lambda: searched("speedruns", START),
+    "search_ifnd": lambda: searched("relatives", IFND_START),
+    "search_carp": lambda: searched("relatives", CARP_START),
     "yardsticks": in_equal_minutes,
     "presets": presets,
     "claims_line": lambda: claimed(board.line),

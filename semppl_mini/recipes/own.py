@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..batches import steps_per_epoch
 from ..data import Data, ImageSet
-from ..files import check_tensor, check_type, digest, pixels_of
+from ..files import check_tensor, check_type, check_whole, digest, pixels_of
 from ..networks import ENCODERS
 from ..train import fit
 from ..views import normalise
@@ -98,7 +98,7 @@ def sized(config, data: Data):
     images, about what `digits` and `cifar10_cpu` take, with their share of warm-up. Labels: ten a class, or one of a
     hundred images, if so many are known. mean, std: of a thousand images. ValueError: fewer than 16 images."""
     images, C = in_memory(data, "sized"), len(data.classes)
-    n, known = len(images), int((images.labels >= 0).sum())
+    n, known = check_whole("images to train on", len(images), 16), int((images.labels >= 0).sum())
     B, labels = 2 ** min(7, max(4, (n // 8).bit_length() - 1)), min(known, max(10 * C, n // 100))
     epochs = math.ceil((400 + n / 12) / steps_per_epoch(config.replace(batch_size=B), n))
     std, mean = torch.std_mean(images.images[:: -(-n // 1000)].float() / 255, (0, 2, 3))

@@ -226,7 +226,7 @@ def test_a_proposal_describes_the_images_and_trains():
 
 
 def test_too_few_images_for_a_proposal_are_refused():
-    with pytest.raises(ValueError, match="batch_size = 16 exceeds the 15 training images"):
+    with pytest.raises(ValueError, match="images to train on = 15 .*; give 16 or more"):
         own.sized(tiny(), some(15, 15))
     data = some(20, 20)
     files = replace(data, train=SimpleNamespace(**{x: getattr(data.train, x) for x in ("ids", "labels", "truth")}))
