@@ -4,11 +4,13 @@ minutes needs, since the runs themselves shared their machine with others.
     python benchmarks/minutes.py                   writes benchmarks/minutes.json; 4 minutes of two quiet cores
 
 Steps are `fit`'s own, views included, on CIFAR-10; the recipes take turns, and the median of all their steps but the
-first two of a turn counts. lightly's SimCLR is that of lightly_simclr.py.
+first two of a turn counts. lightly's SimCLR is that of lightly_simclr.py. IFND's clusters are made between two epochs:
+all images embedded, k-means, labels.
 """
 
 import json
 import statistics
+import time
 from pathlib import Path
 
 import fixmatch
@@ -52,20 +54,30 @@ def steps_of_lightly(config, data: s.Data) -> list[float]:
     return [history[0]["seconds"] / STEPS]
 
 
+def clusters_of(config, data: s.Data) -> float:
+    """Seconds that making IFND's clusters anew takes."""
+    method = s.fit(config, data, progress=False, steps=1).method
+    start = time.perf_counter()
+    method.recluster(method.embed(data.train), data.train.ids, seed=0)
+    return time.perf_counter() - start
+
+
 def main() -> None:
     parser = Parser(__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "minutes.json")
     args, found = parser.parse_args(), hardware()
     parser.whole("--rounds", args.rounds, 1)
-    cpu, steps = s.presets.cifar10_cpu(), {}
+    cpu, steps, clusters = s.presets.cifar10_cpu(), {}, []
     data = s.data_for(cpu, "cifar10")
     for turn in range(args.rounds):
         for name, recipe in recipes(data).items():
             steps.setdefault(name, []).extend(steps_of(*recipe))
         steps.setdefault("lightly's SimCLR", []).extend(steps_of_lightly(cpu, data))
+        clusters.append(clusters_of(s.presets.cifar10_cpu_ifnd(), data))
         print(turn, {name: round(1000 * statistics.median(x)) for name, x in steps.items()}, flush=True)
     rows = {name: {"ms": 1000 * statistics.median(x), "steps": len(x)} for name, x in steps.items()}
+    rows["IFND"]["clusters"] = statistics.median(clusters)  # seconds, between two epochs
     write_json(args.out, {"rows": rows, "epoch": len(data.train) // cpu.batch_size, "hardware": found})
     print(json.dumps(rows, indent=1))
 

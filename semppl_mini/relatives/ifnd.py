@@ -223,7 +223,8 @@ class IFND(Method):
     def embed(self, images, **reading) -> Tensor:
         """Unit keys (n, D) of whole images, batch norm frozen, on the CPU: images and reading as of `encode`."""
         part = self.online if self.config.keys == "online" else self.target
-        keys = encode(nn.Sequential(part["encoder"], part["projector"]), images, self.config, **reading)
+        with parallel.autocast_of(self.config, self.pseudo.labels.device):  # as in training
+            keys = encode(nn.Sequential(part["encoder"], part["projector"]), images, self.config, **reading)
         return F.normalize(keys, dim=1)
 
     def count(self, seen: dict, batch: Batch, truth_of: Tensor) -> dict:
