@@ -94,7 +94,7 @@ class Config:
     # computing
     device: str = "auto"  # "auto": xla where torch_xla is in use, else tpu (torch_tpu), cuda, mps, cpu
     precision: str = one_of("auto", "bf16", "fp32", "fp64")  # "auto": bf16 autocast where the hardware has it
-    knn_chunk_mb: float = number(256.0, above=0, most=2**20)  # of k-NN similarities at a time; votes use 16 at most
+    knn_chunk_mb: float = number(256.0, above=0, most=2**20)  # of images x IFND's centroids; votes use 16 at most
     microbatches: int = number(1, 1, 2**20)  # parts that networks see a batch in, each computed again for its gradient
     recompute: bool = False  # keep only the inputs of the encoder's blocks, compute them again for the gradient
     compile: bool = False  # torch.compile the networks

@@ -37,7 +37,7 @@ class ImageSet:
 
     def take(self, index: Tensor) -> "ImageSet":
         """The images at `index`, in that order, with their ids."""
-        return type(self)(*(None if x is None else x[index] for x in vars(self).values()))
+        return replace(self, **{name: x[index] for name, x in vars(self).items() if isinstance(x, Tensor)})
 
     def labelled(self) -> "ImageSet":
         """Only the images whose label is visible."""

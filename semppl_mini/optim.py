@@ -29,9 +29,7 @@ def lr_at(config, epoch: float) -> float:
 
 def gamma_at(gamma: float, schedule: str, progress: float) -> float:
     """EMA rate at progress s / S in [0, 1]: schedule "constant" or "cosine"."""
-    if schedule == "constant":
-        return gamma
-    return 1 - (1 - gamma) * (1 + math.cos(math.pi * progress)) / 2
+    return gamma if schedule == "constant" else 1 - (1 - gamma) * (1 + math.cos(math.pi * progress)) / 2
 
 
 def make_optimizer(config, module: nn.Module) -> torch.optim.Optimizer:

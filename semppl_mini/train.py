@@ -42,6 +42,7 @@ def fit(
     method = kind(config, len(data.classes), int(data.train.ids.max()) + 1)
     digests = {"images": data.train.digest(), "weights": keeping.start_from(weights, method)}
     batches = Batches(config, data.train.labelled() if kind.labelled_only else data.train, kind.draw)
+    train, reading = batches.train, {"workers": workers, "together": True}  # each of several processes reads its part
     method = parallel.placed(method, batches.device, config)
     optimizer = make_optimizer(config, method.online)
     gradient = gradient_of(method, optimizer, batches)
@@ -57,7 +58,7 @@ def fit(
             keeper.close_epoch()
         for epoch in keeper.epochs(workers):
             if not run.unfinished:  # not in the middle of it, after a resume
-                method.before_epoch(epoch, config.epochs, lambda: embed(method, batches, workers))
+                method.before_epoch(epoch, config.epochs, lambda: (method.embed(train, **reading), train.ids))
             for step, views, batch, draws in keeper.steps():  # prepared by `batches`, on the device
                 terms, counts = gradient(views, batch, draws)
                 terms = parallel.averaged(method.online, terms)  # of the global batch, or not finite
@@ -96,10 +97,3 @@ def measure_untrained(method: Method, batches: Batches, keeper: keeping.Keeper) 
         loss, seen = probe(views, batch, draws)
         terms = parallel.averaged(probe.online, monitor.terms_of(loss, seen))
         keeper.record(terms, probe.count(seen, batch, batches.truth_of), 0.0)
-
-
-def embed(method: Method, batches: Batches, workers: int = 0) -> tuple[Tensor, Tensor]:
-    """The method's keys (n, D) of all training images, each process embedding its part, and their ids (n,)."""
-    n, train = len(batches.train), batches.train
-    v = method.embed(train.take(parallel.share(n)), workers=workers)
-    return parallel.gather(v.to(batches.device))[:n].cpu(), train.ids

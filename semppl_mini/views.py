@@ -165,8 +165,9 @@ def normalise(x: Tensor, mean, std) -> Tensor:
 
 
 def fractions(images: Tensor, config) -> Tensor:
-    """uint8 images as numbers in [0, 1]: float64 from here on if the run is "fp64", else float32."""
-    return images.to(torch.float64 if config.precision == "fp64" else torch.float32) / 255
+    """uint8 images, or fractions, as numbers in [0, 1]: float64 from here on if the run is "fp64", else float32."""
+    x = images.to(torch.float64 if config.precision == "fp64" else torch.float32)
+    return x / 255 if images.dtype == torch.uint8 else x
 
 
 def beside(x: Tensor, draw: Draw) -> Draw:

@@ -56,7 +56,7 @@ def cifar10_resnet18() -> Config:
 
 
 def cifar100() -> Config:
-    """As `cifar10_resnet18`, with 2,500 labels. solo-learn's linear head, as above: NNCLR 69.62, BYOL 70.46."""
+    """As `cifar10_resnet18`, with 2,500 labels. solo-learn's online linear head: NNCLR 69.62, BYOL 70.46."""
     return cifar10_resnet18().replace(labelled_share=1 / 6, **CIFAR100)
 
 

@@ -17,6 +17,18 @@ from ..rng import INIT, generator
 from ..views import normalise
 
 
+def filters(images, config, most: int = 50_000) -> Tensor:
+    """[W; -W], (24, 3, 2, 2), of at most so many of the images, drawn by the config's seed [airbench: 5,000]."""
+    rows, moment = torch.randperm(len(images), generator=generator(config.seed, 2, INIT))[:most], 0
+    for part in rows.split(100):
+        x = normalise(images.whole(part, config.large_size).float() / 255, config.mean, config.std)
+        p = nn.functional.unfold(x, 2).double()  # (b, 12, patches); flat images have almost one direction
+        moment = moment + (p @ p.mT / p.shape[2]).sum(0)
+    S, V = torch.linalg.eigh(moment / len(rows))
+    W = (V / (S.clamp(min=0) + 5e-4).sqrt()).flip(1).T.view(12, 3, 2, 2)  # the strongest first
+    return torch.cat([W, -W])
+
+
 class Whitening(nn.Conv2d):
     """The first layer of airbench: (B, 3, H, W) -> (B, 24, H - 1, W - 1), decorrelated 2x2 patches and their negatives.
 
@@ -32,8 +44,7 @@ class Whitening(nn.Conv2d):
             raise ValueError(f"airbench halves an image thrice, and one has {small} pixels a side; give 9 or more.")
         return super().forward(x)
 
-    def weight_from(self, images, config) -> Tensor:
-        return filters(images, config)
+    weight_from = staticmethod(filters)
 
 
 def group(inner: int, outer: int) -> nn.Sequential:
@@ -50,18 +61,6 @@ def airbench(width: int, recompute: bool = False) -> Encoder:
     """An encoder of any H, W >= 9, with 4 width features."""
     stem, sizes = nn.Sequential(Whitening(), nn.GELU()), (24, width, 2 * width, 4 * width)
     return Encoder(stem, list(map(group, sizes, sizes[1:])), 4 * width, recompute)
-
-
-def filters(images, config, most: int = 50_000) -> Tensor:
-    """[W; -W], (24, 3, 2, 2), of at most so many of the images, drawn by the config's seed [airbench: 5,000]."""
-    rows, moment = torch.randperm(len(images), generator=generator(config.seed, 2, INIT))[:most], 0
-    for part in rows.split(100):
-        x = normalise(images.whole(part, config.large_size).float() / 255, config.mean, config.std)
-        p = nn.functional.unfold(x, 2).double()  # (b, 12, patches); flat images have almost one direction
-        moment = moment + (p @ p.mT / p.shape[2]).sum(0)
-    S, V = torch.linalg.eigh(moment / len(rows))
-    W = (V / (S.clamp(min=0) + 5e-4).sqrt()).flip(1).T.view(12, 3, 2, 2)  # the strongest first
-    return torch.cat([W, -W])
 
 
 def _of(config) -> Encoder:

@@ -19,7 +19,7 @@ from ..data import Data, ImageSet
 from ..files import check_tensor, check_type, check_whole, digest, pixels_of
 from ..networks import ENCODERS
 from ..train import fit
-from ..views import normalise
+from ..views import fractions, normalise
 
 
 @torch.no_grad()
@@ -46,7 +46,7 @@ def augmented(data: Data, augment: Callable[[Tensor, int], Tensor]) -> Data:
 
     view counts from 0, the large ones first, their number is the config's. It gives uint8, or fractions in [0, 1], the
     same S for all images of a view; normalising follows. Before each call torch's generator is seeded by the config's
-    seed, step, view and image, so runs resume and are shared by processes to the bit if it draws by torch alone, as
+    seed, step, view and image, so runs resume to the bit, and processes share the views, if it draws by torch alone, as
     torchvision.transforms.v2 does. It runs on CPUs (`workers=` shares it out). ValueError: images are not in memory."""
     check_type("augment", augment, Callable)
     return replace(data, train=Augmented(**vars(in_memory(data, "augmented")), augment=augment))
@@ -66,10 +66,6 @@ class Augmented(ImageSet):
     augment: Callable[[Tensor, int], Tensor] = None
     seeded = True
 
-    def take(self, index: Tensor) -> "Augmented":
-        plain = {name: value for name, value in vars(self).items() if name != "augment"}
-        return Augmented(**vars(ImageSet(**plain).take(index)), augment=self.augment)
-
     def digest(self) -> str:
         name = getattr(self.augment, "__qualname__", type(self.augment).__qualname__)
         return f"{super().digest()} augmented by {getattr(self.augment, '__module__', '')}.{name}"
@@ -87,16 +83,16 @@ class Augmented(ImageSet):
         return views
 
     def finish(self, prepared: list[Tensor], draws: list, config) -> list[Tensor]:
-        fractions = (x.float() / (255 if x.dtype == torch.uint8 else 1) for x in prepared)
-        return [normalise(x, config.mean, config.std) for x in fractions]
+        return [normalise(fractions(x, config), config.mean, config.std) for x in prepared]
 
 
 def sized(config, data: Data):
     """The config for the images of `data`, which are in memory and have all labels that are known [all ours].
 
-    B: a power of two, 16 to 128, for eight steps an epoch or more. Epochs: those of 400 steps and one more every twelve
-    images, about what `digits` and `cifar10_cpu` take, with their share of warm-up. Labels: ten a class, or one of a
-    hundred images, if so many are known. mean, std: of a thousand images. ValueError: fewer than 16 images."""
+    B: a power of two, 16 to 128, for eight steps an epoch or more if there are 128 images. Epochs: those of 400 steps
+    and one more every twelve images, about what `digits` and `cifar10_cpu` take, with their share of warm-up. Labels:
+    ten a class, or one of a hundred images, if so many are known. mean, std: of a thousand images. ValueError: fewer
+    than 16 images."""
     images, C = in_memory(data, "sized"), len(data.classes)
     n, known = check_whole("images to train on", len(images), 16), int((images.labels >= 0).sum())
     B, labels = 2 ** min(7, max(4, (n // 8).bit_length() - 1)), min(known, max(10 * C, n // 100))

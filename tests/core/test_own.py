@@ -179,6 +179,12 @@ def test_an_augmentation_may_write_into_its_image_and_give_any_fractions():
     assert fit(tiny(), own.augmented(tiny_data(), darker), progress=False, steps=1).unfinished
 
 
+def test_an_augmentation_gives_what_the_network_counts_in():
+    data = own.augmented(tiny_data(), lambda image, view: crop(image) / 255)
+    run = fit(tiny(precision="fp64"), data, progress=False, steps=1)
+    assert run.unfinished[0]["terms"]["loss"] > 0 and next(run.method.encoder.parameters()).dtype == torch.float64
+
+
 def test_images_of_files_are_refused():
     data = tiny_data()
     files = replace(data, train=SimpleNamespace(**{x: getattr(data.train, x) for x in ("ids", "labels", "truth")}))
@@ -276,7 +282,7 @@ def test_the_page_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(presets, "digits", tiny)
     monkeypatch.setattr("semppl_mini.data_for", lambda config: tiny_data())
-    given = {"torch": torch}
+    given = {}
     exec("".join(re.findall(r"```python\n(.*?)```", (DOCS / "your_parts.md").read_text(), re.DOTALL)), given)
     assert len(given["run"].history) == 3 and given["run"].method.encoder.dim == 576
     assert (tmp_path / "runs" / "own.csv").read_text().count("\n") == 4

@@ -1,6 +1,6 @@
 """A training with nothing around it, step by step: no folder, no log, no resume."""
 
-from semppl_mini import monitor, parallel, train
+from semppl_mini import monitor, parallel
 from semppl_mini.batches import Batches
 from semppl_mini.keeping import class_of
 from semppl_mini.networks import begin
@@ -23,7 +23,8 @@ class Bare:
         """Terms and counts of one step; at an epoch's start `before_epoch`. ready: a prepared step, instead of i's."""
         batches, method, config = self.batches, self.method, self.config
         if step % batches.each == 0:
-            method.before_epoch(step // batches.each, config.epochs, lambda: train.embed(method, batches))
+            every, epoch = batches.train, step // batches.each
+            method.before_epoch(epoch, config.epochs, lambda: (method.embed(every, together=True), every.ids))
         views, batch, draws = batches.place(ready or batches[step])
         loss, seen = method(views, batch, draws)
         terms = monitor.terms_of(loss, seen)
