@@ -37,9 +37,13 @@ def kept(request):
 
 # ---- films
 
+HELD_OUT = {"digits": 400, "cifar10": 5000}  # validation images
+
+
 def test_a_kept_film_is_small_and_whole(kept):
     n, m, moments = len(kept["truth"]), len(kept["labels"]), kept["moments"]
     assert all(path.stat().st_size < 500_000 for path in film.FILMS.iterdir())
+    assert max(kept["rows"]) < HELD_OUT[kept["name"]], "it is of test images"
     assert len(kept["rows"]) == n and len(moments) >= 5 and moments[0]["epoch"] == 0 and "voters" in moments[-1]
     assert [moment["epoch"] for moment in moments] == sorted({moment["epoch"] for moment in moments})
     for moment in moments:
