@@ -37,7 +37,8 @@ def least(row: dict) -> str:
 def line(rows) -> str:
     """How many rows have which verdict, and which are opposite."""
     count = Counter(row["verdict"] for row in rows)
-    words = [f"{count[word]} {word}" for word in ("seen", "not seen here", "opposite here", "undecided", "open")]
+    kinds = ("seen", "not seen here", "opposite here", "undecided", "open")
+    words = [f"{count[word]} {word}" for word in kinds if count[word]]
     opposite = [name(row) for row in rows if row["verdict"] == "opposite here"]
     return f"{len(rows)} rows: {', '.join(words)}." + (f" Opposite: {'; '.join(opposite)}." if opposite else "")
 

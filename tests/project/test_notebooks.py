@@ -102,19 +102,14 @@ def pictures_of(notebook):
             if execute.PNG in output.get("data", {})]  # fmt: skip
 
 
-OLD = {"05_random_partitions_carp": 1}  # a map of six encoders that are not kept: drawn at 90 dots an inch
-
-
-def test_pictures_are_sharp_and_small(path, notebook):
+def test_pictures_are_sharp_and_small(notebook):
     shown = [output for _, output in pictures_of(notebook)]
     assert shown
     for output in shown:
         png = base64.b64decode(output.data[execute.PNG])
         assert max(len(png), len(output.data.get(execute.SVG, ""))) <= 60_000
-        if execute.PNG in output.metadata:
-            inches = output.metadata[execute.PNG]["width"] / 96
-            assert abs(Image.open(io.BytesIO(png)).width - 150 * inches) < 2
-    assert sum(execute.PNG not in output.metadata for output in shown) == OLD.get(path.stem, 0)
+        inches = output.metadata[execute.PNG]["width"] / 96
+        assert abs(Image.open(io.BytesIO(png)).width - 150 * inches) < 2
 
 
 LINES = re.compile(r"plots\.(curves|pseudo_label_curves|agreement|live)|dot_panels|sweep_panels|^show\(|board\.picture|"
