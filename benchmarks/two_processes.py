@@ -4,7 +4,7 @@
 
 Each of the two has 64 images of a batch, as many as the one; what comes on top are the exchanges, the negatives and
 targets of the other 64, and what two busy cores take from each other. The second line has the last alone: two processes
-with B 64 that share no batch. The third is the same batch in one process of two threads.
+with B 64 that share no batch; the third what is left. The fourth is the same batch in one process of two threads.
 """
 
 import collections
