@@ -125,7 +125,9 @@ class SemPPL(Method):
         cfg, n = self.config, self.config.voting_views or self.config.large_views
         return vote(o[:n].detach(), self.queue.keys[:n], self.queue.labels, cfg.k, self.num_classes, cfg.knn_chunk_mb)
 
-    warm = remember  # fill the queues
+    def warm(self, views: list[Tensor], batch: Batch) -> None:
+        """Fill the queues."""
+        self.remember(views, batch)
 
     def count(self, seen: dict, batch: Batch, truth_of: Tensor) -> monitor.Counts:
         return monitor.count(seen, batch.labels, truth_of[batch.ids])

@@ -129,7 +129,9 @@ class CARP(Method):
         seen = {"o": F.normalize(z.detach(), dim=2), "chosen": t.argmax(2), "usage": t.softmax(2).mean((0, 1))}
         return L_c + L_h, {"terms": {"L_c": L_c, "L_h": L_h}, **seen}
 
-    before_step = Method.move_target  # the teacher moves before the student's step
+    def before_step(self, progress: float) -> None:
+        """The teacher moves, before the student's step."""
+        self.move_target(progress)
 
     def after_step(self, progress: float) -> None:
         """Nothing: it has moved."""
