@@ -240,6 +240,7 @@ def sent_in_a_step(config, n, monkeypatch):
         monkeypatch.setattr(place, "size", lambda: n)
     monkeypatch.setattr(dist, "all_reduce", all_reduce)
     monkeypatch.setattr(dist, "all_gather", all_gather)
+    monkeypatch.setattr(parallel.world, "FEW", 0)  # as on any device but a CPU
     parallel.share_batch_norm(method)
     own, (views, batch) = parallel.rows(config.batch_size), inputs(config, config.batch_size // n)
     draws = type(draw_step(config, 0))(*(x[own] for x in draw_step(config, 0)))
