@@ -74,8 +74,10 @@ TRANSFER_ROWS = {
 
 SPEED = {  # row: a question of benchmarks/README.md, and its first line of that name
     "training step / bare passes of its networks, `cifar10_cpu`": ("a", "CIFAR-10 CPU preset: step / bare passes"),
-    "the same, width 16, 2 views": ("a", "width 16, 2 views: step / bare passes"),
-    "the same, width 16, 4 + 2 views": ("a", "width 16, 4 + 2 views: step / bare passes"),
+    "the same without views / bare passes, optimizer and EMA": (
+        "a", "  the same / bare passes, optimizer, EMA"),
+    "training step / bare passes, width 16, 2 views": ("a", "width 16, 2 views: step / bare passes"),
+    "training step / bare passes, width 16, 4 + 2 views": ("a", "width 16, 4 + 2 views: step / bare passes"),
     "images/s / lightly's BYOL, width 16": ("b", "width 16, stride-1 stem: equal precision (fp32)"),
     "the same, lightly in channels-last, too": ("b", "  ours / lightly in channels-last"),
     "the same, each with its own defaults": ("b", "width 16, stride-1 stem: own defaults"),
@@ -85,6 +87,7 @@ SPEED = {  # row: a question of benchmarks/README.md, and its first line of that
     "16 votes of 1,024 images among 81,920 keys / faiss": ("d", "16 votes, B 1,024, Q 81,920, D 256: IndexFlatIP"),
     "LARS on ResNet-50 / timm's": ("e", "LARS on ResNet-50: timm's Lars"),
     "EMA on ResNet-50 / torch's `AveragedModel`": ("e", "EMA on ResNet-50: torch's AveragedModel"),
+    "two processes, B 128 / one with B 64, a thread each": ("h", "two processes, B 128 / one with B 64, a thread each"),
 }
 
 # ---- on a GPU: benchmarks/gpu-h100.json ----------------------------------------------------------------------------
@@ -187,7 +190,8 @@ def speed() -> str:
     measured, rows = json.loads((ROOT / "benchmarks/results.json").read_text()), []
     for row, (question, what) in SPEED.items():
         line = next(line for line in measured["questions"][question]["rows"] if line["what"] == what)
-        goal = f"{line['goal']}, {'met' if line['ratio'] >= line['goal'] else 'missed'}" if line["goal"] else ""
+        goal, met = line["goal"], line["goal"] and line["ratio"] >= line["goal"]
+        goal = f"{round(goal, 2)}, {'met' if met else 'missed'}" if goal else ""
         rows.append((row, ratio(line["ratio"]), " to ".join(map(ratio, line["quartiles"])), goal))
     at, libraries = measured["hardware"], ", ".join(map(" ".join, measured["versions"].items()))
     on = f"{at['cpu']}, {at['threads']} threads on {at['cores']} cores, bf16: {'yes' if at['bf16'] else 'no'}"
@@ -235,9 +239,9 @@ def searched(folder: str, first: str) -> str:
         for (name, epochs), runs in rows])  # fmt: skip
 
 
-def yardsticks() -> list[tuple]:
-    """(method, steps, minutes of two quiet cores, search, runs) of every row of YARDSTICKS."""
-    times, rows = json.loads((ROOT / "benchmarks/minutes.json").read_text()), []
+def yardsticks(times: str = "minutes.json") -> list[tuple]:
+    """(method, steps, minutes of two quiet cores, search, runs) of each row of YARDSTICKS, on one machine."""
+    times, rows = json.loads((ROOT / "benchmarks" / times).read_text()), []
     for (method, steps), (files, name, search) in YARDSTICKS.items():
         runs = [json.loads(path.read_text()) for path in sorted((ROOT / "benchmarks").glob(f"{files}.json"))]
         epochs = max(record["epoch"] for record in runs[0]["history"])
@@ -250,9 +254,11 @@ def yardsticks() -> list[tuple]:
 
 def in_equal_minutes() -> str:
     places = ("read.knn20", "read.few_label", "read.classifier")
-    header = ("", "minutes", "search", "seeds", "k-NN", "linear", "own classifier")
-    return markdown(header, [(method, steps, f"{minutes:.1f}", search, str(len(runs)), *(cell(runs, x) for x in places))
-                             for method, steps, minutes, search, runs in yardsticks()])  # fmt: skip
+    header = ("", "minutes", "on AMD", "search", "seeds", "k-NN", "linear", "own classifier")
+    on_amd = [minutes for _, _, minutes, *_ in yardsticks("minutes-amd.json")]
+    return markdown(header, [
+        (method, steps, f"{minutes:.1f}", f"{amd:.1f}", search, str(len(runs)), *(cell(runs, x) for x in places))
+        for (method, steps, minutes, search, runs), amd in zip(yardsticks(), on_amd, strict=True)])  # fmt: skip
 
 
 def claimed(table) -> str:
