@@ -7,6 +7,7 @@
     README.md, run.json   the model card: data, command, seed, figures, licence
 
     run = keep.load("mine")      run.method.encoder, run.history, and `inspect(run.method, images)`
+    keep.find(config, data)      the kept run of these settings and images, or None
 
 What has one axis (norms, biases) stays in 32 bits. Of online and target network one is kept, the one that is read out:
 `load` puts it in the other's place, too, which no read-out of a finished run asks for. In all at most 4.5 MB a file.
@@ -92,6 +93,12 @@ def load(name) -> s.Run:
     tensors |= {field: tensors[kept + field.removeprefix(other)] for field in twins}
     method.load_state_dict(tensors)
     return s.Run(config, method, told["history"], folder, told["data"])
+
+
+def find(config, data) -> s.Run | None:
+    """The kept run of these very settings and images, if there is one."""
+    runs = (load(folder) for folder in sorted(ENCODERS.iterdir()))
+    return next((run for run in runs if (run.config, run.data) == (config, data.provenance)), None)
 
 
 def main() -> None:

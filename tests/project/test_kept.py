@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -93,6 +94,14 @@ def test_digits_vote_as_well_as_the_run_did(digits):
     run, data = digits
     report = inspect(run.method, data.test)
     assert share_right(report["y_bar"], data.test.truth) == pytest.approx(0.922, abs=0.005)  # of the run in 32 bits
+
+
+def test_a_kept_run_is_found_by_its_settings_and_images(folder):
+    run = keep.load(folder.name)
+    data = SimpleNamespace(provenance=run.data)
+    assert keep.find(run.config, data).folder == folder
+    assert keep.find(run.config.replace(epochs=1), data) is None
+    assert keep.find(run.config, SimpleNamespace(provenance="CIFAR-10 (of other images)")) is None
 
 
 # ---- keeping one
