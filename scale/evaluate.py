@@ -171,15 +171,12 @@ def of_one(args, start: float) -> dict:
 def main() -> None:
     args, start = arguments(), time.time()
     parallel.start()
-    try:
-        make_folder(args.out)  # before hours of work, not after
-        result = of_one(args, start) if args.on else of_all(args, start)
-        if parallel.rank() == 0:
-            write_json(path := args.out / f"{args.name}.json", result)
-            print(f"written to {path}:", file=sys.stderr)
-            print(json.dumps({part: result[part] for part in ("results", "measures") if part in result}, indent=1))
-    finally:
-        parallel.stop()
+    make_folder(args.out)  # before hours of work, not after
+    result = of_one(args, start) if args.on else of_all(args, start)
+    if parallel.rank() == 0:
+        write_json(path := args.out / f"{args.name}.json", result)
+        print(f"written to {path}:", file=sys.stderr)
+        print(json.dumps({part: result[part] for part in ("results", "measures") if part in result}, indent=1))
 
 
 if __name__ == "__main__":

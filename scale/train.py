@@ -17,10 +17,7 @@ from semppl_mini.keeping.command import command
 
 def main() -> None:
     parallel.start()
-    try:
-        launch.main(__doc__, "scale/train.py")
-    finally:
-        parallel.stop()
+    launch.main(__doc__, "scale/train.py")
 
 
 if __name__ == "__main__":

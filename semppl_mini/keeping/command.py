@@ -72,4 +72,5 @@ def command(main, name: str) -> None:
             raise
         sys.exit(f"{name}: process {world.rank()} has lost another one, whose own message says why.")
     finally:
+        world.stop()  # not before: who has lost another one asks for its number
         warnings.formatwarning = usual

@@ -183,7 +183,7 @@ class Keeper:
             elif self.log:
                 checkpoint.save(run.folder / "encoder.pt", run.method.encoder.state_dict())
             self.signal = parallel.most(self.asked.signal, self.batches.device)
-        how = f"the same call or command goes on from {self.saved}"
+        how = f"the same call or command goes on from {parallel.tell(self.saved)}"
         if run.finished:
             how = "the run is complete"
         elif not run.folder:
@@ -244,8 +244,10 @@ class Keeper:
     def describe(self, size: tuple, classes: list[str]) -> None:
         """Write run.json; size and classes are those of its images. A finished run was made with what it says."""
         if self.log and not self.run.finished:
-            told = facts(self.run.config, self.run.data, size, classes, self.software)
-            write_json(self.run.folder / "run.json", told)
+            path = self.run.folder / "run.json"
+            if path.exists() and '"architecture"' not in path.read_text():
+                raise ValueError(f"{path} is there already and of something else; choose another folder.")
+            write_json(path, facts(self.run.config, self.run.data, size, classes, self.software))
 
     def _restore(self, path, state: dict) -> None:
         config = config_in(path, state)
@@ -258,10 +260,9 @@ class Keeper:
         depends = {name: name for name in ("torch", "device", "threads")
                    if state["software"].get(name) != self.software[name]} | unequal  # fmt: skip
         if depends:
-            same, other = "to the same bits", "but perhaps not to the bits of an uninterrupted one"
-            how = same if depends.keys() <= set(EXACT) else other
-            words = f"{path} was made with another {', '.join(depends.values())}: the run goes on, {how}."
-            warnings.warn(words, stacklevel=2)
+            how = "to" if depends.keys() <= set(EXACT) else "but perhaps not to"
+            warnings.warn(f"{path} was made with another {', '.join(depends.values())}: the run goes on, {how} the "
+                          "bits of an uninterrupted one.", stacklevel=2)  # fmt: skip
         self.run.method.load_state_dict(fitting(path, state["method"], self.run.method))
         self.optimizer.load_state_dict(state["optimizer"])
         self.run.history, self.run.unfinished = state["history"], state["steps"]

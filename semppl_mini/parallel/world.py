@@ -85,7 +85,7 @@ def everyones(x: Tensor) -> list[Tensor]:
 def summed(x: Tensor) -> Tensor:
     """x summed over processes; x may be overwritten."""
     if x.device.type == "cpu" and x.numel() * size() <= FEW:
-        return torch.stack(everyones(x)).sum(0)
+        return torch.stack(everyones(x)).sum(0, dtype=x.dtype)
     dist.all_reduce(x)
     return x
 

@@ -1,4 +1,4 @@
-"""Several processes: two that share the rows of a batch, and one that trains in the background until it is stopped."""
+"""Several processes: some share the rows of a batch, one trains in the background until it is stopped."""
 
 import time
 from pathlib import Path
@@ -11,18 +11,18 @@ from semppl_mini.method import Batch
 from semppl_mini.parallel import world
 
 
-def start_pair(rank, path, work, out):
+def start(rank, path, work, out, n):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{path}/meet", rank=rank, world_size=2)
+    dist.init_process_group("gloo", init_method=f"file://{path}/meet", rank=rank, world_size=n)
     result = work()
     if rank == 0:
         torch.save(result, out)
     dist.destroy_process_group()
 
 
-def by_two(work, folder):
-    """What work() returns on the first of two processes."""
-    mp.spawn(start_pair, (str(folder), work, str(folder / "out.pt")), nprocs=2)
+def by_two(work, folder, n=2):
+    """What work() returns on the first of n processes."""
+    mp.spawn(start, (str(folder), work, str(folder / "out.pt"), n), nprocs=n)
     return torch.load(folder / "out.pt", weights_only=True)
 
 

@@ -321,6 +321,13 @@ def test_files_of_other_names_are_not_ours(run, tmp_path):
     assert checkpoint.kept(folder) == [folder / "checkpoint-00000008.pt"]
 
 
+def test_a_run_json_that_is_not_ours_is_left(tmp_path):
+    (tmp_path / "run.json").write_text('{"mine": 1}')
+    with pytest.raises(ValueError, match=r"run\.json is there already and of something else; choose another folder\."):
+        run_of(tiny(), tmp_path)
+    assert (tmp_path / "run.json").read_text() == '{"mine": 1}'
+
+
 def test_steps_beyond_eight_digits_are_in_order(tmp_path):
     steps = [99_999_999, 100_000_000, 1_000_000_000]
     for step in reversed(steps):
@@ -361,7 +368,8 @@ def test_resume_with_another_way_to_compute_warns_and_goes_on(field, run, tmp_pa
     stopped(run.config, tmp_path, 5, monkeypatch, save_every=1)
     config = run.config.replace(**{field: COMPUTING[field]})
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: None)  # it takes a minute
-    how = "to the same bits" if field == "recompute" else "but perhaps not to the bits of an uninterrupted one"
+    how = "to" if field == "recompute" else "but perhaps not to"
+    how += " the bits of an uninterrupted one"
     words = rf"another {field} \({getattr(run.config, field)} there, {COMPUTING[field]} now\): the run goes on, {how}\."
     with pytest.warns(UserWarning, match=words) as said:
         again = run_of(config, tmp_path)

@@ -85,6 +85,21 @@ command(main, "mine")
 """
 
 
+ONE_IS_LOST = """
+import torch
+from semppl_mini import parallel
+from semppl_mini.keeping.command import command
+
+def main():
+    parallel.start()
+    if parallel.rank() == 0:
+        raise OSError("the disk is full.")
+    parallel.mean(torch.ones(1))
+
+command(main, "mine")
+"""
+
+
 def said_by_two(folder, *script):
     """Status and what two processes under torchrun wrote to stderr, but for torchrun's own report."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -111,6 +126,13 @@ def test_what_one_process_alone_finds_is_said_too(tmp_path):
     assert status and sorted(lines) == [
         "mine: both warn of this.", "mine: only the second finds this.", "mine: process 0 warns of this.",
         "mine: process 1 warns of this."]  # fmt: skip
+
+
+def test_who_has_lost_another_one_says_so(tmp_path):
+    (tmp_path / "script.py").write_text(ONE_IS_LOST)
+    status, lines = said_by_two(tmp_path, tmp_path / "script.py")
+    lost = "mine: process 1 has lost another one, whose own message says why."
+    assert status and sorted(lines) == [lost, "mine: the disk is full."]
 
 
 def test_two_processes_read_out_and_one_writes(tmp_path):
