@@ -18,6 +18,7 @@ from ipywidgets import HTML
 from matplotlib.patheffects import withStroke
 from PIL import Image
 
+import semppl_mini as s
 from semppl_mini.show.plots import CENTRED, CLASSES, COLOUR, figure, grid
 
 TILE, COLUMNS = 32, 25  # pixels of an image's side, and images in a row, of the sheet that has all of them
@@ -32,14 +33,15 @@ def fits(film: dict, data) -> bool:
     return own == (film["truth"], film["labels"])
 
 
-def film_for(data, folder=None) -> dict:
-    """The kept film of these images and labels; where there is none, one of a run's folder, in a minute or two."""
+def film_for(run, data) -> dict:
+    """The kept film of a run of these settings, images and labels; where there is none, one of its folder, in a minute
+    or two. ValueError: it has no folder."""
     for path in sorted(films.FILMS.glob("*.json")):
-        if fits(kept := films.load(path.stem), data):
+        if fits(kept := films.load(path.stem), data) and s.Config.from_dict(kept["config"]) == run.config:
             return kept
-    if folder is None:
-        raise ValueError(f"No film is kept of {data.provenance} with these labels; give the folder of a run on them.")
-    return films.of(folder, data)
+    if run.folder is None:
+        raise ValueError("No film is kept of a run of these settings, images and labels; train it with a folder.")
+    return films.of(run.folder, data)
 
 
 def sheet(film: dict, data) -> str:
@@ -96,7 +98,7 @@ def still(film: dict):
     moments, n, i = film["moments"], len(film["truth"]), example(film)
     y = np.array(film["truth"] + film["labels"])
     seen = next((t for t, moment in enumerate(moments) if moment["knn"] > 0.5), 1)
-    shown = [moments[0], moments[seen], moments[-1]]
+    shown = [moments[0], moments[min(seen, len(moments) - 1)], moments[-1]]
     shown = [moment for moment in shown if "voters" in moment] or shown
     fig, axes = grid(len(shown), 3, 3.2, 3.5)
     for ax, moment in zip(axes, shown, strict=True):

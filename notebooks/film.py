@@ -117,10 +117,12 @@ def layout(features: list, seed: int = 0) -> np.ndarray:
 def of(folder, data, epochs=None, shown: int = 400) -> dict:
     """The film of a run's folder, of some epochs or all that it kept. ValueError: an epoch that is not there."""
     config, paths = s.load_run(folder).config, moments_of(folder)
+    there = ", ".join(f"{epoch:g}" for epoch in paths)
     for epoch in epochs or ():
         if epoch not in paths:
-            there = ", ".join(f"{epoch:g}" for epoch in paths)
             raise ValueError(f"{folder} kept nothing of epoch {epoch:g}; choose of {there}.")
+    if len(epochs or paths) < 2:
+        raise ValueError(f"A film needs two moments or more, and {folder} kept {there}; give two epochs of these.")
     return make(((epoch, network_at(paths[epoch], config, data)) for epoch in epochs or paths), config, data, shown)
 
 
@@ -133,9 +135,10 @@ def main() -> None:
     parser.add_argument("--shown", type=int, default=400, help="how many held-out images")
     parser.add_argument("--out", type=Path, default=FILMS, help="folder of the JSON file")
     args = parser.parse_args()
+    parser.whole("--shown", args.shown, 1)
     config = s.load_run(args.run).config
     film = of(args.run, s.data_for(config, args.data), args.epochs, args.shown)
-    film = {"name": args.name, "seed": config.seed} | film
+    film = {"name": args.name, "config": config.to_dict()} | film
     text = re.sub(r', (?="\w+":)', ",\n", json.dumps(film)) + "\n"  # a line a field
     write_whole(make_folder(args.out) / f"{args.name}.json", lambda file: file.write(text.encode()))
 

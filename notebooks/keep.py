@@ -24,6 +24,7 @@ import semppl_mini as s
 from semppl_mini.files import shown
 from semppl_mini.keeping import class_of
 from semppl_mini.keeping.command import Parser, command
+from semppl_mini.keeping.run import check_labels
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "scale"))
 import export  # noqa: E402
@@ -96,8 +97,9 @@ def load(name) -> s.Run:
 
 
 def find(config, data) -> s.Run | None:
-    """The kept run of these very settings and images, if there is one."""
-    runs = (load(folder) for folder in sorted(ENCODERS.iterdir()))
+    """The kept run of these settings and of images of this provenance, if there is one. ValueError: other labels."""
+    check_labels(config, data)
+    runs = (load(path.parent) for path in sorted(ENCODERS.glob("*/method.safetensors")))
     return next((run for run in runs if (run.config, run.data) == (config, data.provenance)), None)
 
 

@@ -163,7 +163,7 @@ def _name(ax, xy, y, classes: list[str]) -> list[int]:
 def umap_panels(panels: list[tuple], classes: list[str]):
     """A panel each (title, xy (n, 2), labels (n,) or None: grey, wrong (n,) or None: crosses, vermilion on grey)."""
     fig, axes = grid(len(panels), 3, 3.2, 3.3)
-    unnamed = set(range(len(classes)))
+    unnamed = set() if all(labels is None for _, _, labels, _ in panels) else set(range(len(classes)))
     for ax, (title, xy, labels, wrong) in zip(axes, panels, strict=True):
         xy, y = np.asarray(xy), np.asarray(-np.ones(len(xy)) if labels is None else labels, int)
         wrong = np.zeros(len(xy), bool) if wrong is None else np.asarray(wrong)

@@ -8,6 +8,7 @@ import re
 import sys
 from html import unescape
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -76,9 +77,19 @@ def test_a_film_is_of_its_images_and_no_others(digits):
     assert not explorer.fits(kept, s.load_data("digits", 100, 1)) and not explorer.fits(kept, s.load_data("digits", 50))
     with pytest.raises(ValueError, match="of other images or labels than Colour digits"):
         explorer.page(kept, s.load_data("digits", 50))
-    assert explorer.film_for(data) == kept
-    with pytest.raises(ValueError, match="with these labels; give the folder of a run on them"):
-        explorer.film_for(s.load_data("digits", 50))
+
+
+def test_a_kept_film_is_of_its_run_and_of_no_other(kept):
+    keep = importlib.import_module("keep")
+    run = keep.load({"digits": "semppl-digits-seed0", "cifar10": "semppl-500-seed0"}[kept["name"]])
+    assert s.Config.from_dict(kept["config"]) == run.config
+    if kept["name"] == "digits":
+        data = s.data_for(run.config)
+        assert explorer.film_for(run, data) == kept
+        for change in dict(epochs=2), dict(labels=50):
+            config = run.config.replace(**change)
+            with pytest.raises(ValueError, match="No film is kept .*; train it with a folder"):
+                explorer.film_for(SimpleNamespace(config=config, folder=None), s.data_for(config))
 
 
 def test_the_last_moment_is_the_kept_encoder(digits):
@@ -101,7 +112,7 @@ def test_a_film_of_a_run_is_made_of_what_it_kept(tmp_path):
     assert [(moment["epoch"], "voters" in moment) for moment in made["moments"]] == [(0, False), (1, True), (2, True)]
     assert made["labels"] == data.train.labelled().labels.tolist() and len(made["truth"]) == 20
     assert explorer.fits(made, data) and not any(explorer.fits(film.load(name), data) for name in NAMES)
-    assert len(explorer.film_for(data, tmp_path)["truth"]) == len(film.held_out(data)) == 30
+    assert len(explorer.film_for(s.load_run(tmp_path), data)["truth"]) == len(film.held_out(data)) == 30
     with pytest.raises(ValueError, match="kept nothing of epoch 7; choose of 0, 1, 2"):
         film.of(tmp_path, data, [7])
 

@@ -96,12 +96,20 @@ def test_digits_vote_as_well_as_the_run_did(digits):
     assert share_right(report["y_bar"], data.test.truth) == pytest.approx(0.922, abs=0.005)  # of the run in 32 bits
 
 
-def test_a_kept_run_is_found_by_its_settings_and_images(folder):
+def test_a_kept_run_is_found_by_its_settings_and_images(folder, monkeypatch):
     run = keep.load(folder.name)
+    monkeypatch.setattr(keep, "check_labels", lambda config, data: None)
     data = SimpleNamespace(provenance=run.data)
     assert keep.find(run.config, data).folder == folder
     assert keep.find(run.config.replace(epochs=1), data) is None
     assert keep.find(run.config, SimpleNamespace(provenance="CIFAR-10 (of other images)")) is None
+
+
+def test_of_other_labels_no_run_is_looked_for():
+    config = keep.load("semppl-digits-seed0").config
+    assert keep.find(config, s.data_for(config)).folder.name == "semppl-digits-seed0"
+    with pytest.raises(ValueError, match="labels were drawn by 7"):
+        keep.find(config, s.load_data("digits", 100, 7))
 
 
 # ---- keeping one
