@@ -75,8 +75,8 @@ def invariance(a: Tensor, valid: Tensor | None = None, detach: str = "argument")
     form. valid is broadcastable to (L, L, ...). One large view has no pair: exactly zero."""
     log_p = a.log_softmax(-1)
     log_p_ji = log_p.transpose(0, 1)
-    entropy = (log_p.detach().exp() * log_p.detach()).sum(-1)  # E_p log p, no gradient in either form
-    p = log_p.exp().detach() if detach == "argument" else log_p.exp()
+    p = (log_p.detach() if detach == "argument" else log_p).exp()
+    entropy = (p.detach() * log_p.detach()).sum(-1)  # E_p log p, no gradient in either form
     kl = entropy - (p * log_p_ji).sum(-1)  # (L, L, ...)
     pairs = ~torch.eye(len(a), dtype=torch.bool, device=a.device).view(len(a), len(a), *[1] * (kl.dim() - 2))
     return masked_mean(kl, pairs if valid is None else pairs & valid)
