@@ -3,9 +3,9 @@
     python notebooks/execute.py notebooks/01_the_pieces.ipynb ...
 
 Left out: papermill's metadata, widget states (pictures beside them stay), what went to stderr. A figure is a PNG of 150
-dots an inch with 256 colours or fewer, of 50 KB at most. Drawn of few lines and no photograph it is an SVG, too, which
-the book and a trusted notebook in JupyterLab show in its place; a notebook that is not trusted yet, and GitHub, show
-the PNG. A notebook that fails is left as it was.
+dots an inch with 256 colours or fewer, of 50 KB at most. Drawn of few lines and no photograph it is an SVG (60 KB), too,
+which the book and a trusted notebook in JupyterLab show in its place; a notebook that is not trusted yet, and GitHub,
+show the PNG. A notebook that fails is left as it was.
 """
 
 import base64
@@ -20,7 +20,7 @@ from PIL import Image
 from semppl_mini.keeping.command import Parser, command
 
 WIDGET, PNG, SVG = "application/vnd.jupyter.widget-view+json", "image/png", "image/svg+xml"
-DPI, LIMIT = 150, 50_000  # bytes of a picture
+DPI, LIMIT, SVG_LIMIT = 150, 50_000, 60_000  # bytes of a picture
 # an SVG has text as text, and the same bytes whenever it is drawn
 RC = {"svg.fonttype": "none", "svg.hashsalt": "semppl-mini", "font.sans-serif": ["DejaVu Sans"]}
 KERNEL = [
@@ -80,7 +80,7 @@ def shrink(output) -> None:
     svg = output.data.pop(SVG, "<image")
     for pattern, kept in PLAIN:
         svg = re.sub(pattern, kept, svg, flags=re.DOTALL)
-    if "<image" not in svg and len(svg) <= LIMIT:
+    if "<image" not in svg and len(svg) <= SVG_LIMIT:
         output.data[SVG] = svg
 
 

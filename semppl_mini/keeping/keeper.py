@@ -245,7 +245,7 @@ class Keeper:
         """Write run.json; size and classes are those of its images. A finished run was made with what it says."""
         if self.log and not self.run.finished:
             path = self.run.folder / "run.json"
-            if path.exists() and '"architecture"' not in path.read_text():
+            if not self.saved and path.exists() and '"architecture"' not in path.read_text():
                 raise ValueError(f"{path} is there already and of something else; choose another folder.")
             write_json(path, facts(self.run.config, self.run.data, size, classes, self.software))
 
