@@ -132,6 +132,38 @@ def picture(rows: list[dict]):
     return fig
 
 
+@plots.figure
+def forest(rows: list[dict]):
+    """A line each row that a seed has run, in units of its minimum effect: interval, mean, and a dot a seed; then the
+    others. Shaded is what the claim promises: 1 and more, or, of what does little harm, -1 and more."""
+    run, still = [row for row in rows if row["effects"]], [name(row) for row in rows if not row["effects"]]
+    fig = plots.canvas(10, 0.36 * len(run) + 0.9)
+    ax, far = fig.subplots(), [1.5]
+    for y, row in enumerate(run):
+        colour, m = COLOUR.get(row["verdict"], GREY), row["claim"].least
+        edge, x = -1 if row["claim"].harmless else 1, np.array(row["effects"]) / m
+        ends = [row["low"] / m, row["high"] / m] if len(x) > 1 else []
+        far += [*x, *ends]
+        ax.barh(y, 1000, 0.8, edge, color=BAND, zorder=0)
+        if ends:
+            ax.plot(ends, [y, y], "-", lw=2.5, color=colour)
+            ax.plot([row["mean"] / m], [y], "o", ms=6, color=colour)
+        ax.plot(x, np.full(len(x), y), "o", ms=3, color=GREY, mfc="white", mew=0.7, zorder=3)
+        ax.text(1.01, y, f"{row['verdict']}  {points(row)}", va="center", size=8, color=colour, weight="bold",
+                transform=ax.get_yaxis_transform())  # fmt: skip
+    ax.set_yticks(range(len(run)), [textwrap.fill(f"{name(row)}: {row['claim'].says}", 62) for row in run], size=8)
+    ax.set(xlim=(min(far + [-1.5]) - 0.5, max(far) + 0.5), ylim=(max(1, len(run)) - 0.5, -0.5))
+    if run:
+        ax.axvline(0, color=plots.COLOUR[None], lw=0.8)
+    else:
+        ax.set_xticks([])
+    unit = ["effect, in units of the minimum effect m"] * bool(run)
+    others = [textwrap.fill(f"open, no seed has run: {'; '.join(still)}", 120)] * bool(still)
+    ax.set_xlabel("\n".join(unit + others), size=8)
+    ax.tick_params(axis="x", labelsize=8)
+    return fig
+
+
 def of_paper(rows: list[dict], paper: str, on: str = "digits") -> list[dict]:
     """The rows on a data set of SemPPL's, IFND's or CARP's claims."""
     numbers = {"SemPPL": range(1, 11), "IFND": range(11, 16), "CARP": range(16, 21)}[paper]

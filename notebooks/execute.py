@@ -3,9 +3,9 @@
     python notebooks/execute.py notebooks/01_the_pieces.ipynb ...
 
 Left out: papermill's metadata, widget states (pictures beside them stay), what went to stderr. A figure is a PNG of 150
-dots an inch with 256 colours or fewer, of 50 KB at most. Drawn of few lines and no photograph it is an SVG (60 KB), too,
-which the book and a trusted notebook in JupyterLab show in its place; a notebook that is not trusted yet, and GitHub,
-show the PNG. A notebook that fails is left as it was.
+dots an inch with 256 colours or fewer, of 50 KB at most. Drawn of few lines and no photograph it is an SVG, too, which
+the book and a trusted notebook in JupyterLab show in its place; a notebook that is not trusted yet, and GitHub, show
+the PNG. A notebook that fails is left as it was.
 """
 
 import base64

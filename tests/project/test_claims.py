@@ -421,3 +421,17 @@ def test_pictures_and_the_line_show_the_files(quick, tmp_path):
     text = " ".join(t.get_text() for t in fig.axes[0].texts)
     assert row["verdict"] in text and board.points(row) in text
     assert [t.get_text() for t in fig.axes[3].texts] == ["open, no seed has run: 8"] and len(fig.axes) == 6
+
+
+def test_the_forest_shows_the_files_in_units_of_the_minimum(quick, tmp_path):
+    rows = run(["1", "4"], 2, tmp_path)
+    some = [rows["1"], rows["4a"], rows["8"]]  # two that have run, one that is open
+    (ax,) = board.forest(some).axes
+    lines = [(tuple(np.round(line.get_xdata(), 6)), line.get_ydata()[0]) for line in ax.lines]
+    for y, row in enumerate(some[:2]):
+        for wanted in (row["effects"], (row["low"], row["high"]), (row["mean"],)):
+            assert (tuple(np.round(np.array(wanted) / row["claim"].least, 6)), y) in lines
+        assert ax.texts[y].get_text() == f"{row['verdict']}  {board.points(row)}"
+        assert ax.patches[y].get_x() == (-1 if row["claim"].harmless else 1)
+    assert "open, no seed has run: 8" in ax.get_xlabel() and len(ax.texts) == 2
+    assert all(ax.get_xlim()[0] < min(x) and max(x) < ax.get_xlim()[1] for x, _ in lines)

@@ -112,8 +112,8 @@ def test_pictures_are_sharp_and_small(notebook):
         assert abs(Image.open(io.BytesIO(png)).width - 150 * inches) < 2
 
 
-LINES = re.compile(r"plots\.(curves|pseudo_label_curves|agreement|live)|dot_panels|sweep_panels|^show\(|board\.picture|"
-                   r"(shared|plan)_figure\(|temperature_explorer|k_explorer", re.MULTILINE)  # fmt: skip
+LINES = re.compile(r"plots\.(curves|pseudo_label_curves|agreement|live)|dot_panels|sweep_panels|^show\(|"
+                   r"board\.(picture|forest)|_figure\(|temperature_explorer|k_explorer", re.MULTILINE)  # fmt: skip
 
 
 def test_lines_and_dots_are_vectors_with_text(notebook):
