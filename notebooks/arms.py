@@ -137,9 +137,6 @@ ARMS = {
     "carp-one-block": carp(block=1024),
     "carp-block=4": carp(block=4),
     "carp-fixed": Arm("carp", kind=change.FixedPartitions),
-    "semppl-6-epochs": semppl(epochs=6),
-    "ifnd-8-epochs": ifnd(epochs=8),
-    "carp-4-epochs": carp(epochs=4),
 }
 
 # ---- runs ----------------------------------------------------------------------------------------------------------
