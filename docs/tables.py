@@ -22,15 +22,16 @@ import claims  # noqa: E402
 # ---- results: notebooks/results ------------------------------------------------------------------------------------
 
 DIGITS = ("pseudo-labels", "k-NN", "linear")
-FRONT_ROWS = {  # row: the places of the three numbers in demo.json, which has all seeds
+FRONT_ROWS = {  # row: its files (demo.json has all seeds), and the places of the three numbers
     "untrained network":
-        ("history.0.pseudo_label_accuracy", "accuracy.untrained.knn20", "accuracy.untrained.linear"),
+        ("demo", "history.0.pseudo_label_accuracy", "accuracy.untrained.knn20", "accuracy.untrained.linear"),
     "augmentation-only: SemPPL without semantic positives":
-        ("augmentation_only.-1.pseudo_label_accuracy", "accuracy.augmentation-only.knn20",
+        ("demo", "augmentation_only.-1.pseudo_label_accuracy", "accuracy.augmentation-only.knn20",
          "accuracy.augmentation-only.linear"),
-    "**SemPPL**": ("history.-1.pseudo_label_accuracy", "accuracy.SemPPL.knn20", "accuracy.SemPPL.linear"),
+    "**SemPPL**": ("demo", "history.-1.pseudo_label_accuracy", "accuracy.SemPPL.knn20", "accuracy.SemPPL.linear"),
+    "supervised-only, its own classifier": ("supervised-100-seed*", "", "", "results.supervised"),
 }  # fmt: skip
-DIGITS_ROWS = {"raw pixels, k = 1": ("", "accuracy.raw pixels.knn1", "")} | FRONT_ROWS
+DIGITS_ROWS = {"raw pixels, k = 1": ("demo", "", "accuracy.raw pixels.knn1", "")} | FRONT_ROWS
 
 CIFAR10 = {  # column: the place of its number; "a or b": b where there is no a
     "k-NN": "results.knn20",
@@ -38,7 +39,6 @@ CIFAR10 = {  # column: the place of its number; "a or b": b where there is no a
     "all weights": "results.fine_tuned or results.supervised",
     "pseudo-labels": "history.-1.pseudo_label_accuracy",
     "linear, all labels": "results.linear_all",
-    "minutes": "train_seconds",
 }
 LABELS_500 = {  # row: its files
     "**SemPPL**": "semppl-500-seed*",
@@ -170,7 +170,8 @@ def markdown(header, rows) -> str:
 
 
 def digits(rows: dict) -> str:
-    return markdown(DIGITS, [(row, *(cell(kept("demo"), place) for place in places)) for row, places in rows.items()])
+    found = {row: (kept(files), places) for row, (files, *places) in rows.items()}
+    return markdown(DIGITS, [(row, *(cell(runs, place) for place in places)) for row, (runs, places) in found.items()])
 
 
 def results(columns: dict, rows: dict) -> str:

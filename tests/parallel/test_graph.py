@@ -1,5 +1,8 @@
 """A step as a CUDA graph: what it may not do, on any machine; that its replays are the step, where a GPU is."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -10,6 +13,9 @@ import semppl_mini as s
 from semppl_mini import keeping, monitor, parallel
 from semppl_mini.batches import Batches
 
+sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+from waits import PRETENDS  # noqa: E402
+
 SMALL = {"width": 8, "batch_size": 128, "negatives": 127, "queue": 256, "epochs": 2, "projector_hidden": 32,
          "predictor_hidden": 32, "embedding_dim": 16, "warmup_epochs": 0, "precision": "fp64"}  # fmt: skip
 METHODS = {
@@ -19,6 +25,7 @@ METHODS = {
     "ifnd": {"method": "ifnd", "labelled_share": None, "clusters": (10,), "recluster": 1},
     "carp": {"method": "carp", "labelled_share": None, "prototypes": 64, "block": 8},
 }  # fmt: skip
+pretending = pytest.mark.skipif(not PRETENDS, reason="this torch cannot pretend CUDA")
 
 
 def config_of(changes: dict) -> s.Config:
@@ -42,7 +49,7 @@ class Copies(TorchDispatchMode):
         return result
 
 
-@pytest.mark.skipif(torch.version.cuda is None, reason="this build of torch knows no CUDA to pretend")
+@pretending
 @pytest.mark.parametrize("changes", METHODS.values(), ids=METHODS)
 def test_views_and_loss_copy_nothing_from_the_host(changes):
     """On pretended CUDA tensors, which have shapes and devices but no values."""
@@ -72,6 +79,7 @@ def test_views_and_loss_copy_nothing_from_the_host(changes):
     assert copies.found == []
 
 
+@pretending
 def test_the_spy_finds_copies():
     with FakeTensorMode(), Copies() as copies:
         x = torch.empty(3, device="cuda")
