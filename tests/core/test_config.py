@@ -67,3 +67,15 @@ def test_a_field_of_another_method_is_not_held_to_its_limits():
         fit(tiny(**few, method="carp"), tiny_data())
     with pytest.raises(ValueError, match="negatives = 10 must lie between 1 and batch_size - 1 = 7"):
         fit(tiny(**few), tiny_data())
+
+
+def test_small_views_may_be_as_large_as_large_ones():
+    assert Config(large_size=96).small_size == 96
+    with pytest.raises(ValueError, match="small_size = 96 exceeds large_size = 95"):
+        Config(large_size=95)
+
+
+def test_a_share_is_rounded_to_images():
+    assert Config(batch_size=8, labelled_share=0.08).labelled_share == 0.08  # 0.64 of an image
+    with pytest.raises(ValueError, match="labelled_share = 0.05 of batch_size = 8 is less than one image"):
+        Config(batch_size=8, labelled_share=0.05)

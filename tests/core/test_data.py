@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from core_checks import CLASSES, parts, tiny
+from core_checks import CLASSES, parts, tiny, tiny_data
 
 from semppl_mini import evaluate, fit, load_data
 from semppl_mini.data import Data, ImageSet, hide_labels, pick
@@ -362,3 +362,12 @@ def test_a_failed_write_leaves_the_old_pack(pack, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         write_pack(pack, parts(seed=1), CLASSES, "drawn again")
     assert pack.read_bytes() == whole and [entry.name for entry in pack.parent.iterdir()] == ["zoo.npz"]
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_no_set_has_an_id_of_another(split):
+    data = tiny_data()
+    part = getattr(data, split)
+    twice = dataclasses.replace(part, ids=torch.cat([data.train.ids[:1], part.ids[1:]]))
+    with pytest.raises(ValueError, match=f"{split}.ids has 1 of another set"):
+        dataclasses.replace(data, **{split: twice})

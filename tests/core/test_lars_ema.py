@@ -244,3 +244,27 @@ def test_every_optimizer_spares_biases_and_batch_norm_from_decay(optimizer):
     built.step()
     moved = {name for name, p in module.named_parameters() if not torch.equal(p, before[name])}
     assert moved == {"0.weight", "3.weight"}
+
+
+# ---- what a config asks for
+
+
+def test_a_run_shorter_than_its_warm_up_reaches_the_peak():
+    config = tiny(epochs=2, warmup_epochs=10, lr=0.3, batch_size=256)
+    assert [optim.lr_at(config, epoch) for epoch in (0, 1, 2)] == pytest.approx([0, 0.15, 0.3])
+
+
+@pytest.mark.parametrize("optimizer, wanted", [
+    ("lars", {"momentum": 0.8, "eta": 0.02}), ("sgd", {"momentum": 0.8, "nesterov": True}),
+    ("adamw", {"betas": (0.8, 0.99)}), ("muon", {"betas": (0.8, 0.99)}),
+])  # fmt: skip
+def test_every_optimizer_has_the_settings_of_the_config(optimizer, wanted):
+    built = optim.make_optimizer(tiny(optimizer=optimizer, momentum=0.8, eta=0.02), mlp(5, 4, 3))
+    assert [{name: group[name] for name in wanted} for group in built.param_groups] == [wanted] * 2
+
+
+def test_muon_leaves_gradients_as_they_were():
+    w = torch.nn.Parameter(units(8, 4, 3, 3))
+    w.grad = units(8, 4, 3, 3, seed=1)
+    muon.Muon([w], lr=0.01).step()
+    assert torch.equal(w.grad, units(8, 4, 3, 3, seed=1))

@@ -141,3 +141,11 @@ def test_which_part_of_the_kl_has_a_gradient(detach, device):
 def test_the_two_forms_differ_in_gradient_only(device):
     a = units(2, 2, 5, 4).to(device)
     assert_close(losses.invariance(a, detach="argument"), losses.invariance(a, detach="entropy"))
+
+
+def test_an_own_negative_weighs_nothing_at_any_temperature(device):
+    """Even where everything else is as far away as can be."""
+    o, t = torch.tensor([[[1.0, 0.0]] * 3]), torch.tensor([[[-1.0, 0.0]] * 3])
+    ids, drawn = torch.tensor([0, 0, 1]), losses.draw_negatives(3, 2, torch.Generator().manual_seed(0))
+    a = losses.logits(*(x.to(device) for x in (o, t, drawn)), 0.01, ids.to(device))
+    assert float(losses.nce(a)) == pytest.approx((2 * math.log(2) + math.log(3)) / 3, abs=1e-4)

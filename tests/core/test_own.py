@@ -286,3 +286,21 @@ def test_the_page_runs(tmp_path, monkeypatch):
     exec("".join(re.findall(r"```python\n(.*?)```", (DOCS / "your_parts.md").read_text(), re.DOTALL)), given)
     assert len(given["run"].history) == 3 and given["run"].method.encoder.dim == 576
     assert (tmp_path / "runs" / "own.csv").read_text().count("\n") == 4
+
+
+def test_what_an_augmentation_draws_does_not_depend_on_the_images_beside():
+    batches = Batches(tiny(), own.augmented(tiny_data(), lambda image, view: torch.rand(3, 8, 8)).train, SemPPL.draw)
+    whole = batches[0].pixels
+    batches.own = slice(8, 16)  # as of the second of two processes
+    assert all(torch.equal(x[8:], mine) for x, mine in zip(whole, batches[0].pixels, strict=True))
+
+
+def test_a_proposal_looks_at_images_from_first_to_last():
+    data = some(2000, 2000, side=11)
+    data.train.images[:1000], data.train.images[1000:] = 0, 255  # as sorted
+    config = own.sized(presets.cifar10_cpu(), data)
+    assert config.mean == pytest.approx([0.5] * 3) and config.std == pytest.approx([0.5] * 3)
+
+
+def test_a_proposal_has_a_queue_of_a_batch_or_more():
+    assert own.sized(tiny(queue=8), some(20, 20)).queue == 16

@@ -4,6 +4,7 @@ import core_checks
 import torch
 from core_checks import random
 
+from semppl_mini.files.sets import IDS
 from semppl_mini.positives import draw_positives
 
 
@@ -39,3 +40,9 @@ def test_a_class_of_the_image_alone_is_not_drawn_from(device):
     slots, valid = draw_positives(*given, True)
     assert valid.tolist() == [False, True] and slots[1].tolist() == [2] * 3
     assert draw_positives(*given, False)[1].tolist() == [True, True]
+
+
+def test_ids_may_be_as_large_as_a_set_may_have_them(device):
+    labels, ids = torch.tensor([0, 1], device=device), torch.tensor([IDS - 1, 0], device=device)
+    slots, valid = draw_positives(labels, ids, labels, ids + 1, random(2, 3).to(device), True)
+    assert valid.all() and slots.tolist() == [[0] * 3, [1] * 3]

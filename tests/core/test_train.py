@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import time
 
 import core_checks
 import pytest
@@ -9,7 +10,7 @@ import torch
 from core_checks import differing, tiny, tiny_data, weights, with_train
 from torch.testing import assert_close
 
-from semppl_mini import SemPPL, batches, fit, keeping, load_run, optim, rng, semppl
+from semppl_mini import SemPPL, batches, fit, keeping, load_run, losses, optim, rng, semppl
 from semppl_mini.files import checkpoint
 from semppl_mini.networks import BLOCKS, ResNet
 
@@ -209,7 +210,7 @@ def test_without_a_share_an_epoch_is_one_shuffle():
     assert torch.equal(order, order_of(torch.full((80,), -1)))  # labels do not matter
 
 
-@pytest.mark.parametrize("share, labelled", [(0.25, 4), (0.5, 8), (0.33, 5), (1.0, 16)])
+@pytest.mark.parametrize("share, labelled", [(0.25, 4), (0.5, 8), (0.33, 5), (0.35, 6), (1.0, 16)])
 def test_a_share_fixes_the_labelled_images_of_every_batch(share, labelled):
     for epoch in range(3):
         order = order_of(LABELS, epoch, labelled_share=share)
@@ -234,6 +235,13 @@ def test_orders_with_a_share_repeat_and_differ():
         assert not torch.equal(order[:, :4], other[:, :4]) and not torch.equal(order[:, 4:], other[:, 4:])
 
 
+def test_each_kind_and_seed_has_shuffles_of_its_own():
+    labels = torch.tensor([0, -1] * 40)  # as many labelled as unlabelled
+    orders = [order_of(labels, labelled_share=0.5, seed=seed) // 2 for seed in (0, 1)]
+    parts = {tuple(order[:, half].flatten().tolist()) for order in orders for half in (slice(8), slice(8, 16))}
+    assert len(parts) == 4
+
+
 @pytest.mark.parametrize("labels, share, words", [
     (torch.full((80,), -1), 0.25, "labelled_share = 0.25 .*labelled images"),
     (torch.zeros(80).long(), 0.25, "labelled_share = 0.25 .*unlabelled images"),
@@ -242,6 +250,12 @@ def test_orders_with_a_share_repeat_and_differ():
 def test_impossible_orders_stop_with_one_sentence(labels, share, words):
     with pytest.raises(ValueError, match=words):
         order_of(labels, labelled_share=share)
+
+
+def test_draws_of_a_step_have_a_stream_each():
+    drawn = semppl.draw_step(tiny(), 4)
+    assert torch.equal(drawn.u, torch.rand(16, 3, generator=rng.generator(0, 4, rng.POSITIVES)))
+    assert torch.equal(drawn.negatives, losses.draw_negatives(16, 4, rng.generator(0, 4, rng.NEGATIVES)))
 
 
 def test_randomness_is_a_function_of_seed_step_and_purpose():
@@ -273,3 +287,23 @@ def test_runs_dir_obeys_the_environment(monkeypatch, tmp_path):
 def test_labels_of_config_and_data_must_agree():
     with pytest.raises(ValueError, match="config.labels = 30 asks for 30 of 64 images, but 20 have a label; give"):
         run_of(tiny(labels=30))
+
+
+def spied(monkeypatch, look):
+    """Calls look(method) before every forward pass."""
+    right = SemPPL.forward
+    monkeypatch.setattr(SemPPL, "forward", lambda self, *given: look(self) or right(self, *given))
+
+
+def test_speed_is_of_all_images_and_data_share_is_what_was_waited_for(monkeypatch):
+    spied(monkeypatch, lambda method: time.sleep(0.3))
+    record = run_of(tiny(epochs=1)).history[-1]
+    assert record["images_per_second"] * record["seconds"] == pytest.approx(4 * 16) and record["seconds"] >= 4 * 0.3
+    assert 0 < record["data_share"] < 0.5
+
+
+def test_epoch_zero_is_eight_steps_with_every_labelled_image_in_the_queues(monkeypatch):
+    seen = []
+    spied(monkeypatch, lambda method: seen.append({*method.queue.ids.tolist()}))
+    run_of(tiny(batch_size=4, negatives=3, epochs=1))
+    assert len(seen) == 8 + 16 and {*tiny_data().train.labelled().ids.tolist()} <= seen[0]

@@ -61,3 +61,10 @@ def test_votes_have_no_gradient(device):
 def test_k_outside_the_capacity(k):
     with pytest.raises(ValueError, match=f"k = {k} .*queue of 5"):
         pseudo_labels.vote(units(1, 2, 3), units(1, 5, 3), torch.zeros(5).long(), k, 2)
+
+
+def test_a_tie_of_far_neighbours_goes_to_the_less_far(device):
+    queries, keys = torch.tensor([[[-0.1, -0.995, 0.0]], [[-0.866, -0.5, 0.0]]]), torch.eye(3)[:2].expand(2, 2, 3)
+    given = queries.to(device), keys.to(device), torch.tensor([5, 2], device=device)
+    y_bar, votes = pseudo_labels.vote(*given, 1, 8)
+    assert votes.tolist() == [[5, 5, 2, 2]] and y_bar.tolist() == [5]  # cosines -0.1 and -0.5

@@ -850,3 +850,11 @@ def test_threads_that_wait_are_warned_of(threads, device, warned):
         torch.set_num_threads(before)
     said = [str(w.message) for w in caught]
     assert warned == bool(said) and all("2 threads wait for each other. One thread is" in words for words in said)
+
+
+@pytest.mark.parametrize("std, told", [(0.04, True), (0.06, False)])
+@pytest.mark.filterwarnings("ignore:collapse")
+def test_collapse_is_told_below_a_twentieth(std, told, tmp_path, monkeypatch):
+    monkeypatch.setattr(monitor, "embedding_std", lambda o: torch.tensor(std))
+    fit(tiny(epochs=1, labelled_share=0.25), tiny_data(), tmp_path, progress=False)
+    assert ("collapse in epoch 1" in (tmp_path / "log.jsonl").read_text()) == told

@@ -160,3 +160,16 @@ def test_a_run_of_another_device_is_read_out_where_its_encoder_is(tmp_path):
     elsewhere = run.config.replace(device="cuda:99")
     read = [evaluate(run.method.encoder, config, DATA, "val", tune_steps=2) for config in (elsewhere, run.config)]
     assert read[0] == read[1]
+
+
+def test_fp32_on_cuda_is_float32(monkeypatch):
+    class Still(torch.nn.Module):
+        online = target = torch.nn.ModuleDict()
+
+        def to(self, *args, **more):
+            return self
+
+    for precision in ("auto", "fp32"):
+        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+        parallel.placed(Still(), torch.device("cuda"), tiny(precision=precision))
+        assert torch.backends.cudnn.allow_tf32 == (precision == "auto")

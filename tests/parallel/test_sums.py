@@ -4,6 +4,7 @@ import torch
 from processes import by_two
 from torch.testing import assert_close
 
+from semppl_mini import losses
 from semppl_mini.parallel import world
 
 
@@ -36,3 +37,12 @@ def test_a_sum_keeps_type_and_shape(tmp_path):
     integers, halves, none, across = by_two(kinds, tmp_path)
     assert integers.tolist() == halves.tolist() == [3, 3, 3] and none.shape == (0,) and across.tolist() == [[2, 2]] * 3
     assert (integers.dtype, halves.dtype) == (torch.int32, torch.bfloat16)
+
+
+def one_valid():
+    own = world.rows(2)
+    return world.mean(losses.masked_mean(torch.tensor([3.0, 5.0])[own], torch.tensor([True, False])[own]))
+
+
+def test_the_mean_of_one_entry_of_two_processes_is_that_entry(tmp_path):
+    assert float(by_two(one_valid, tmp_path)) == 3

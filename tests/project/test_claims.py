@@ -18,6 +18,7 @@ import semppl_mini as s
 from semppl_mini.files import write_pack
 from semppl_mini.keeping import class_of
 from semppl_mini.keeping.command import command
+from semppl_mini.readout import untrained_encoder
 from semppl_mini.relatives import CARP
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,6 +49,11 @@ def steps(kind, count=8, **changes):
     for step in range(count):
         trainer.step(step)
     return trainer.method, seen
+
+
+def test_flips_are_drawn_by_the_seed():
+    kind = change.with_(change.Flipped, share=0.5)
+    assert not torch.equal(*(kind(tiny(seed=seed), 10, 64).shift for seed in (0, 1)))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
@@ -435,3 +441,21 @@ def test_the_forest_shows_the_files_in_units_of_the_minimum(quick, tmp_path):
         assert ax.patches[y].get_x() == (-1 if row["claim"].harmless else 1)
     assert "open, no seed has run: 8" in ax.get_xlabel() and len(ax.texts) == 2
     assert all(ax.get_xlim()[0] < min(x) and max(x) < ax.get_xlim()[1] for x, _ in lines)
+
+
+def test_clusters_are_of_the_teacher_and_before_training(quick, tmp_path):
+    claims.run_missing([("carp", "digits32", 0)], tmp_path)
+    kept = json.loads((tmp_path / "digits32-carp-seed=0.json").read_text())
+    config, data = arms.prepared(arms.ARMS["carp"], "digits32", 0)
+    fitted = s.fit(config, data, progress=False)
+    before = untrained_encoder(config, data)
+    for name, encoder in (("clusters", fitted.method.encoder), ("clusters, untrained", before)):
+        assert kept["read"][name] == arms.clustering(s.method.encode(encoder, data.val, config), data.val.truth, 10)
+
+
+def test_measures_by_hand():
+    run = {"pseudo_label_accuracy": [None, 0.1, 0.3, 0.3, 0.7], "knn20_by_epoch": [0.1, 0.1, 0.2, 0.4, 0.4]}
+    assert claims.lead(run) == pytest.approx(np.corrcoef([0.1, 0.2, 0.0], [0.1, 0.2, 0.0])[0, 1])
+    assert claims.removed({"last": {"false_negatives": 0.02, "false_negatives_before": 0.1}}) == pytest.approx(0.8)
+    assert claims.teacher_ahead({"read": {"linear": 0.7, "student": {"linear": 0.6}}}) == pytest.approx(0.1)
+    assert claims.fewer_errors({"infonce": 0.6, "oracle-eliminate": 0.7}) == pytest.approx(0.25)

@@ -1,5 +1,6 @@
 """Read-outs of frozen features, against scikit-learn, and who may look at which label."""
 
+import copy
 import dataclasses
 
 import core_checks
@@ -15,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch.testing import assert_close
 
-from semppl_mini import SemPPL, fit
+from semppl_mini import SemPPL, fit, load_data
 from semppl_mini.method import encode
 from semppl_mini.readout import (
     classifier_accuracy,
@@ -104,13 +105,13 @@ def test_linear_probe_of_few_images_a_class_has_as_many_folds(a_class, folds, mo
 # ---- baselines
 
 
-@pytest.mark.parametrize("split", ["val", "test"])
-def test_raw_pixels_equal_scikit_learn(split):
+@pytest.mark.parametrize("split, k", [("val", 1), ("test", 1), ("test", 3)])
+def test_raw_pixels_equal_scikit_learn(split, k):
     data = tiny_data()
     bank, asked = data.train.labelled(), getattr(data, split)
-    nearest = KNeighborsClassifier(1).fit(bank.images.flatten(1).double(), bank.labels)
+    nearest = KNeighborsClassifier(k).fit(bank.images.flatten(1).double(), bank.labels)
     wanted = nearest.score(asked.images.flatten(1).double(), asked.truth)
-    assert raw_pixel_accuracy(data, split) == pytest.approx(wanted)
+    assert raw_pixel_accuracy(data, split, k) == pytest.approx(wanted)
 
 
 def tuned(data, steps=3, config=None):
@@ -256,3 +257,20 @@ def test_inspect_asks_a_set_for_whole_images_and_not_for_pixels_in_memory():
     method = SemPPL(config, 10)
     files = type("Files", (), {"__len__": lambda self: 5, "ids": some.ids, "whole": staticmethod(some.whole)})()
     assert not core_checks.differing(inspect(method, some), inspect(method, files)) and method.training
+
+
+def test_inspect_changes_nothing():
+    method = SemPPL(tiny(), 10)
+    state = copy.deepcopy(method.state_dict())
+    inspect(method, tiny_data().test)
+    assert not core_checks.differing(state, method.state_dict()) and method.training
+
+
+def test_inspect_of_many_images_draws_for_each():
+    views = inspect(SemPPL(tiny(), 10), tiny_data().test.take(torch.zeros(502).long()))["views"]
+    assert not (views[:, :2] == views[:, 500:]).flatten(2).all(2).any()  # one image, 502 times
+
+
+def test_tuning_of_many_labels_is_of_batches_of_128_and_whole_epochs():
+    c = evaluation.tuning(tiny(), load_data("digits", 300), 7)  # two steps an epoch
+    assert (c.batch_size, c.epochs, c.momentum, c.weight_decay) == (128, 4, 0.9, 5e-4)

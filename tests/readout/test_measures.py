@@ -3,12 +3,14 @@
 import colorsys
 import importlib
 import io
+import itertools
 import json
 import math
 import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import measures
 import numpy as np
@@ -23,6 +25,7 @@ from sklearn.svm import LinearSVC
 from semppl_mini import fit, load_data, load_run
 from semppl_mini.files import write_pack
 from semppl_mini.readout import untrained_encoder
+from semppl_mini.rng import EVALUATION, generator
 
 
 def test_scikit_learn_is_imported_by_who_asks_for_it():
@@ -217,3 +220,50 @@ def test_transfer_to_a_folder_of_images_unseen_in_training(tmp_path, monkeypatch
         assert result["trained_on"] == ("nothing" if name == "pixels" else "a slice of the digits")
         assert result["results"]["linear"] * 40 == pytest.approx(round(result["results"]["linear"] * 40))
         assert result["measures"]["clustering"]["nmi"] >= 0
+
+
+# ---- what is drawn, how often, from which images
+
+
+def test_few_shot_draws_anew_each_time():
+    x, truth = units(60, 4), torch.arange(60) % 3
+    assert measures.few_shot(x, truth, x, truth, shots=1)["std"] > 0.01
+
+
+def test_robustness_is_the_mean_over_all_five_severities(monkeypatch):
+    asked = []
+    monkeypatch.setattr(measures, "corrupted", lambda images, name, severity: asked.append((name, severity)) or images)
+    probe = SimpleNamespace(score=lambda x, truth: asked[-1][1] / 10)
+    result = measures.robustness(measures.Pixels(), tiny(), probe, tiny_data().test.images[:3], None)
+    assert asked == list(itertools.product(measures.CORRUPTIONS, range(1, 6)))
+    assert result == {name: pytest.approx(0.3) for name in [*measures.CORRUPTIONS, "mean"]}
+
+
+def test_clustering_is_by_direction():
+    centres, truth = units(4, 8, seed=3), torch.arange(80) % 4
+    blobs = (centres[truth] + 0.01 * units(80, 8, seed=4)) * (1 + 99 * random(80, 1))  # of any length
+    assert measures.clustering(blobs, truth, 4) == {"nmi": pytest.approx(1), "ari": pytest.approx(1)}
+
+
+def test_corrupted_images_are_spread_evenly(monkeypatch):
+    seen, data = [], tiny_data()
+    monkeypatch.setattr(measures, "robustness", lambda *given: seen.append(given[3:]) or {})
+    measures.measure(measures.Pixels(), tiny(), data, n=10)
+    assert torch.equal(seen[0][0], data.test.images[::3]) and torch.equal(seen[0][1], data.test.truth[::3])
+
+
+def test_copies_are_crops_of_half_to_nine_tenths_of_a_side_at_quality_30(monkeypatch):
+    boxes, qualities = [], set()
+    monkeypatch.setattr(measures.tv, "resized_crop", lambda x, *box, **more: boxes.append(box[:4]) or x)
+    monkeypatch.setattr(measures, "jpeg", lambda x, quality: qualities.add(quality) or x)
+    for i in range(500):
+        measures.transformed(torch.zeros(3, 40, 60, dtype=torch.uint8), generator(0, i, EVALUATION))
+    height, width = torch.tensor(boxes).T[2:]
+    assert qualities == {30} and (height.min(), height.max(), width.min(), width.max()) == (20, 36, 30, 54)
+
+
+def test_each_copy_is_transformed_in_a_way_of_its_own(monkeypatch):
+    seeds = []
+    monkeypatch.setattr(measures, "transformed", lambda x, rng: seeds.append(rng.initial_seed()) or x)
+    measures.copies(measures.Pixels(), tiny(), tiny_data().test.images)
+    assert len(set(seeds)) == 30

@@ -142,3 +142,20 @@ def test_an_encoder_alone_tells_no_classes_apart(classifier, tmp_path, monkeypat
     run = s.fit(config.replace(labels=None), data, tmp_path / "run", progress=False, steps=1)
     with pytest.raises(ValueError, match="run tells no synsets apart; give the folder of a classifier"):
         read(run.folder, "imagenet-sketch", tmp_path, tmp_path, monkeypatch)
+
+
+def test_images_are_resized_to_256_of_224(classifier, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(shifts, "whole", lambda *sizes: asked.append(sizes) or encoders.whole(*sizes))
+    write(tmp_path / "sketch" / SYNSETS[0], [0])
+    read(classifier, "imagenet-sketch", tmp_path / "sketch", tmp_path, monkeypatch)
+    assert asked == [(32, 37)]
+
+
+@pytest.mark.parametrize("images, complete", [(6, True), (7, False)])
+def test_a_set_is_complete_with_all_its_images(images, complete, classifier, tmp_path, monkeypatch):
+    monkeypatch.setitem(shifts.SETS, "imagenet-sketch", (6, images))
+    for own, synset in enumerate(SYNSETS):
+        write(tmp_path / "sketch" / synset, [own])
+    said = read(classifier, "imagenet-sketch", tmp_path / "sketch", tmp_path, monkeypatch)
+    assert said["complete"] is complete

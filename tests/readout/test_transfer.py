@@ -22,6 +22,8 @@ from core_checks import tiny, tiny_data
 from PIL import Image
 from sklearn import metrics
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_score
+from sklearn.svm import LinearSVC
 
 import semppl_mini as s
 
@@ -383,3 +385,42 @@ def test_two_processes_see_what_one_sees(trained, tmp_path, monkeypatch):
     assert two["hardware"]["processes"] == 2 and two["results"]["images"] == one["results"]["images"]
     with np.load(tmp_path / "1.npz") as first, np.load(tmp_path / "2.npz") as second:
         assert all(np.allclose(first[name], second[name], atol=1e-5) for name in first if name != "about")
+
+
+# ---- SVMs and grids
+
+
+def svms(C):
+    return LinearSVC(C=C, class_weight={1: 2, -1: 1}, max_iter=2000, random_state=0)
+
+
+def test_svms_are_scikit_learns_on_unit_features_with_positives_twice():
+    several = [(5 * np.abs(x[:, :1]) * x, np.where(y[:, None] == range(3), 1, -1)) for x, y in map(numbers, (4, 5, 6))]
+    said = frozen.svm(parts_of(*several), "map11", costs := [1e-4, 1e-2, 1.0, 100.0])
+    (x, y), (tx, ty) = (np.concatenate(parts) for parts in zip(*several[:2], strict=True)), several[2]
+    x, tx = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in (x, tx))
+    chosen, scores = [], []
+    for own in y.T:
+        ap = [cross_val_score(svms(C), x, own, cv=3, scoring="average_precision").mean() for C in costs]
+        chosen.append(costs[int(np.argmax(ap))])
+        scores.append(svms(chosen[-1]).fit(x, own).decision_function(tx))
+    assert said["costs"] == chosen
+    assert said["map"] == pytest.approx(np.mean([frozen.area(*pair) for pair in zip(scores, ty.T, strict=True)]))
+
+
+def test_low_shot_svms_have_a_cost_of_a_half():
+    several = [numbers(seed, n=60) for seed in (4, 5, 6)]
+    said = frozen.low_shot(parts_of(*several), "top1", shots=(4,), draws=3)[4]
+    (x, y), (tx, ty), found = (np.concatenate(parts) for parts in zip(*several[:2], strict=True)), several[2], []
+    x, tx = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in (x, tx))
+    for draw in range(3):
+        rng = np.random.default_rng([draw, 4])
+        own = np.unique([rng.choice(np.flatnonzero(y == c), 4, replace=False) for c in range(3)])
+        each = [svms(0.5).fit(x[own], np.where(y[own] == c, 1, -1)).decision_function(tx) for c in range(3)]
+        found.append((np.argmax(each, 0) == ty).mean())
+    assert said == {"mean": pytest.approx(np.mean(found)), "std": pytest.approx(np.std(found))}
+
+
+def test_grids_are_those_of_the_papers():
+    assert frozen.PENALTIES == pytest.approx([10 ** (-6 + 11 * i / 44) for i in range(45)])
+    assert sorted(frozen.COSTS) == sorted([10.0**i for i in range(-7, 3)] + [2.0**-i for i in range(4, 20)])

@@ -139,6 +139,8 @@ def test_carp_monitor_counts_equal_a_loop(device):
     (0.5, 2.75, 1, ""),  # an epoch is left
     (0.5, 2.3, 2, ""),
     (0.06, 2.3, 1, ""),
+    (0.04, 1.0, 1, "collapse of prototypes in epoch 1: a step chooses 4.0% of those it could"),
+    (0.5, 2.6, 2, ""),
 ])  # fmt: skip
 def test_carp_warns_of_few_prototypes_and_of_nothing_learned(used, loss, epoch, words):
     method = CARP(config_of(prototypes=1024, block=16, epochs=2), 3)
@@ -213,3 +215,16 @@ def test_carp_bad_config_stops_with_one_sentence(changes, words):
     with pytest.raises(ValueError, match=words):
         config = config_of(**changes)
         class_of(config)(config, 3, 40)
+
+
+def test_carp_encoder_and_head_are_drawn_from_streams_of_their_own():
+    config = config_of()
+    torch.manual_seed(carp.generator(config.seed, 1, carp.INIT).initial_seed())
+    method = CARP(config, 3)
+    g = carp.projector(method.encoder.dim, config.projector_hidden, config.embedding_dim)
+    assert torch.equal(method.online["projector"][0].weight, g[0].weight)
+
+
+def test_carp_prototypes_start_as_they_should():
+    weight = carp.Prototypes(16, 1000).weight.detach()
+    assert weight.abs().max() <= 0.25 and abs(float(weight.std()) - 0.25 / 3**0.5) < 0.005

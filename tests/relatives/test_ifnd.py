@@ -437,3 +437,29 @@ def test_ifnd_more_clusters_than_images_stops_with_one_sentence():
     far = dataclasses.replace(data, train=dataclasses.replace(data.train, ids=5000 * torch.arange(1, 65)))
     with pytest.raises(ValueError, match=r"clusters = \(3, 65\) asks for more than the 64 images; give at most 64\.$"):
         fit(tiny(method="ifnd", small_views=0, clusters=(3, 65)), far, progress=False)
+
+
+# ---- precision, seeds
+
+
+def test_ifnd_each_clustering_starts_anew(monkeypatch):
+    method, seeds, right = IFND(config_of(clusters=(3,)), 10, 40), [], ifnd.cluster
+    monkeypatch.setattr(ifnd, "cluster", lambda v, k, seed: seeds.append(seed) or right(v, k, seed))
+    for epoch in range(4):
+        method.before_epoch(epoch, 4, lambda: (units(40, 8), torch.arange(40)))
+    assert len(set(seeds)) == 3
+
+
+def test_ifnd_embeds_in_the_precision_of_training(device):
+    for precision, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        method, seen = IFND(config_of(precision=precision), 10, 40).to(device), []
+        method.encoder.stem[0].register_forward_hook(lambda module, given, out, seen=seen: seen.append(out.dtype))
+        assert method.embed((random(7, 3, 16, 16) * 255).byte()).dtype == torch.float32 and seen == [dtype]
+
+
+@pytest.mark.parametrize("changes", [{}, {"keys": "target", "key_queue": 24}])
+def test_ifnd_similarities_and_loss_are_float32_when_networks_are_not(changes, device, monkeypatch):
+    method, seen, right = IFND(config_of(precision="bf16", **changes), 3, 40).to(device), [], ifnd.similarities
+    monkeypatch.setattr(ifnd, "similarities", lambda *given: seen.append(given[0].dtype) or right(*given))
+    loss, saw = method(*inputs(method.config, 0, device), Draws())
+    assert {loss.dtype, saw["o"].dtype, *seen} == {torch.float32}
