@@ -4,6 +4,7 @@
     load("runs/semppl/export-timm")         an export that holds weights: torchvision, timm, safetensors
 """
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -49,15 +50,16 @@ def config_of(path: Path, told: dict) -> s.Config:
     return s.Config.from_dict({**architecture, **own, "method": "linear", "device": "cpu"})
 
 
-def whole(size: int, resize: int | None):
+def view(size: int, resize: int | None, image) -> Tensor:
     """PIL image -> uint8 (3, size, size): the short side to `resize` pixels (None: as it is), then the centre."""
+    x = tv.pil_to_tensor(image.convert("RGB"))
+    x = x if resize is None else tv.resize(x, [resize], tv.InterpolationMode.BICUBIC, antialias=True)
+    return tv.center_crop(x, [size, size])
 
-    def view(image) -> Tensor:
-        x = tv.pil_to_tensor(image.convert("RGB"))
-        x = x if resize is None else tv.resize(x, [resize], tv.InterpolationMode.BICUBIC, antialias=True)
-        return tv.center_crop(x, [size, size])
 
-    return view
+def whole(size: int, resize: int | None):
+    """The function image -> `view(size, resize, image)`, which can be sent to workers however these are started."""
+    return partial(view, size, resize)
 
 
 class Readable(Dataset):

@@ -48,16 +48,17 @@ def cifar(kind):
     return lambda root, view: {part: kind(root, train=part == "train", transform=view) for part in ("train", "test")}
 
 
-def voc2007(root, view):
-    def labels(told) -> Tensor:
-        """An image's XML -> (20,): 1 there, 0 there but difficult, which counts for nothing, -1 not there."""
-        y, objects = -torch.ones(len(VOC), dtype=torch.long), told["annotation"]["object"]
-        for thing in objects:
-            at = VOC.index(thing["name"])
-            y[at] = max(int(y[at]), int(thing.get("difficult", "0") != "1"))
-        return y
+def present(told: dict) -> Tensor:
+    """An image's XML -> (20,): 1 there, 0 there but difficult, which counts for nothing, -1 not there."""
+    y, objects = -torch.ones(len(VOC), dtype=torch.long), told["annotation"]["object"]
+    for thing in objects:
+        at = VOC.index(thing["name"])
+        y[at] = max(int(y[at]), int(thing.get("difficult", "0") != "1"))
+    return y
 
-    more = {"year": "2007", "transform": view, "target_transform": labels}
+
+def voc2007(root, view):
+    more = {"year": "2007", "transform": view, "target_transform": present}
     return {part: datasets.VOCDetection(root, image_set=part, **more) for part in ("train", "val", "test")}
 
 

@@ -658,6 +658,7 @@ def globals_and_folders():
 
 OVER = "over the limit of 1048576"
 LINK = "is a link or a device: pack regular files only"
+NEGATIVE = "is not a whole .tar" if sys.version_info >= (3, 14) else ""  # tarfile itself refuses it there
 AWAY = "has an absolute path or '..': pack relative paths only"
 TARS = {  # what comes behind the members of an honest set; no words: it does no harm
     "a long comment": (lambda: [member(NEW, pax={"comment": "x" * 12 * MB})], OVER),
@@ -665,15 +666,15 @@ TARS = {  # what comes behind the members of an honest set; no words: it does no
     "a global header": (lambda: [member("x", b"g", blob=b"x" * 12 * MB)], OVER),
     "many global headers": (globals_and_folders, ""),
     "headers of headers": (lambda: [member("x", b"x", blob=b"12 comment=x\n") * 3000], "is not a whole .tar"),
-    "a negative header": (lambda: [negative(b"x")], "asks for -512 bytes, over the limit"),
-    "a negative name": (lambda: [negative(b"L")], "asks for -512 bytes, over the limit"),
+    "a negative header": (lambda: [negative(b"x")], NEGATIVE or "asks for -512 bytes, over the limit"),
+    "a negative name": (lambda: [negative(b"L")], NEGATIVE or "asks for -512 bytes, over the limit"),
     "a sparse file": (lambda: [sparse(0)], f"'{NEW}' is a sparse file: pack regular files only"),
     "a long list of parts": (lambda: [sparse(8000)], OVER),
     "sparse by pax": (lambda: [member(NEW, pax={"GNU.sparse.map": "0,1", "GNU.sparse.size": "9" * 8})], "is a sparse"),
     "a huge file": (lambda: [member(NEW, size=2**50, form=GNU)], f"claims {2**50} bytes, over the limit of 160000000"),
     "a huge file by pax": (lambda: [member(NEW, pax={"size": "9" * 18})], f"claims {'9' * 18} bytes, over the limit"),
     "a length of 5000 digits": (lambda: [member("x", b"x", blob=b"9" * 5000 + b" path=x\n")], "is not a whole"),
-    "a negative file": (lambda: [member(NEW, size=-512, form=GNU)], "claims -512 bytes, over the limit"),
+    "a negative file": (lambda: [member(NEW, size=-512, form=GNU)], NEGATIVE or "claims -512 bytes, over the limit"),
     "a file that is not there": (lambda: [member(NEW, size=10**8)], "is not a whole"),
     "a link": (lambda: [member(NEW, tarfile.SYMTYPE, link="../../x")], LINK),
     "a hard link": (lambda: [member(NEW, tarfile.LNKTYPE, link="/x")], LINK),

@@ -193,6 +193,7 @@ def test_a_set_in_its_own_layout_is_read_and_measured(on, trained, tmp_path, mon
     assert said["metric"] == image_sets.SETS[on].metric
     assert said["logistic"][said["metric"]] > 0.9 and said["logistic"]["penalty"] < 1e5  # colours are easily told apart
     assert said["size"] == 32  # as the digits are
+    assert pickle.dumps(image_sets.opened(on, tmp_path / "set", encoders.whole(32, 32)))  # for workers
 
 
 def test_what_torchvision_does_not_find_gets_one_sentence(trained, tmp_path, monkeypatch):
