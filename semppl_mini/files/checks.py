@@ -49,7 +49,7 @@ def check_type(name: str, value, kind):
     """The value; ValueError unless it is of this type or union of types."""
     whole = type(value) is int and isinstance(1.0, kind)  # a whole number may stand where a fraction may
     if not (isinstance(value, kind) or whole) or (type(value) is bool and kind is not bool):
-        wanted = getattr(kind, "__name__", kind)
+        wanted = kind.__name__ if isinstance(kind, type) else kind
         raise ValueError(f"{name} = {shown(value)} is a {type(value).__name__}; give {wanted}.")
     return value
 

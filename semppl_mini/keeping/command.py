@@ -16,13 +16,9 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, doc: str, epilog: str = ""):
         super().__init__(description=doc, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
-
-    def parse_known_args(self, args=None, namespace=None):
-        args = sys.argv[1:] if args is None else list(args)
-        for before, text in zip(["an argument", *args], args, strict=False):
+        for before, text in zip(["an argument", *sys.argv[1:]], sys.argv[1:], strict=False):
             if not text or (text.startswith("--") and text.endswith("=")):
                 self.error(f"{text.rstrip('=') or before} is given an empty value; give one, or leave it out")
-        return super().parse_known_args(args, namespace)
 
     def error(self, message: str):
         words = f"{self.prog}: {message} (see --help).\n"
