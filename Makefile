@@ -1,6 +1,6 @@
 # Every target first builds .venv with plain pip, once; it is renewed when pyproject.toml changes.
 # Interpreters are tried in this order; `make test PYTHON=python3.12` names another one.
-PYTHON = python3.11 python3.12 python3.10 python3.13 python3
+PYTHON = python3.11 python3.12 python3.10 python3.13 python3.14 python3
 SEEDS = 1
 KILLS = 120
 VENV = .venv
