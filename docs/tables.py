@@ -47,6 +47,7 @@ LABELS_500 = {  # row: its files
     "supervised-only": "supervised-500-seed*",
     "*oracle*": "oracle-500-seed*",
 }
+LABELS_250 = {"SemPPL, 250 labels": "semppl-250-seed*", "supervised-only, 250 labels": "supervised-250-seed*"}
 
 BUDGET = {
     "k-NN": "results.knn20", "linear": "results.linear", "SVM, 5 a class": "measures.few_shot.5.mean",
@@ -270,6 +271,7 @@ TABLES = {
     "front": lambda: digits(FRONT_ROWS),
     "digits": lambda: digits(DIGITS_ROWS),
     "labels_500": lambda: results(CIFAR10, LABELS_500),
+    "labels_250": lambda: results(CIFAR10, LABELS_250),
     "budget": lambda: results(BUDGET, BUDGET_ROWS),
     "unlabelled": lambda: results(UNLABELLED, BUDGET_ROWS),
     "transfer": lambda: results(TRANSFER, TRANSFER_ROWS),
