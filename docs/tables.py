@@ -2,7 +2,7 @@
 
 A table stands between the comments `table: NAME` and `end` of a page; everything between them is replaced. First the
 rule of each table, as data: its columns, each with the place of its number in a JSON file, and its rows, each with the
-files it is the mean of (±: standard deviation). A share is written in percent, a place called seconds in minutes.
+files it is the mean of (±: standard deviation). A share is written in percent.
 Links to a line of code, which have the words of that line as their title, get its present number.
 """
 
@@ -137,12 +137,9 @@ YARDSTICKS = {  # (method, steps): (its files in benchmarks/, its name in minute
 
 
 def kept(pattern: str) -> list[dict]:
-    """The runs of the files that fit, one a seed; a read-out of an earlier run takes its training time from there."""
+    """The runs of the files that fit, one a seed."""
     files = {path.stem: json.loads(path.read_text()) for path in sorted(ROOT.glob("notebooks/results/**/*.json"))}
     found = [run for name, run in files.items() if Path(name).match(pattern)]
-    for run in found:
-        if earlier := re.search(r"runs/([^/ ]+)", run.get("command", "")):
-            run.setdefault("train_seconds", files.get(earlier[1], {}).get("train_seconds"))
     assert found, f"no file of notebooks/results is called {pattern}.json"
     return [seed for run in found for seed in run.get("seeds", [run])]
 
@@ -160,8 +157,8 @@ def number(run: dict, places: str):
 def cell(runs: list[dict], places: str) -> str:
     values = [value for run in runs if (value := number(run, places)) is not None]
     assert len(values) in (0, len(runs)), f"{places} is in {len(values)} of {len(runs)} files"
-    if not values or places.endswith("seconds"):
-        return f"{mean(values) / 60:.0f}" if values else ""
+    if not values:
+        return ""
     spread = stdev(values) if len(values) > 1 else 0
     return f"{100 * mean(values):.1f}" + (f"\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{100 * spread:.1f}" if spread else "")
 

@@ -16,6 +16,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, doc: str, epilog: str = ""):
         super().__init__(description=doc, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
+        # here, since from Python 3.14 on no one method is called by both parse_args and parse_intermixed_args
         for before, text in zip(["an argument", *sys.argv[1:]], sys.argv[1:], strict=False):
             if not text or (text.startswith("--") and text.endswith("=")):
                 self.error(f"{text.rstrip('=') or before} is given an empty value; give one, or leave it out")

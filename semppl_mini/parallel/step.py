@@ -33,13 +33,15 @@ def ahead(make: Callable, first: int, last: int, workers: int = 0) -> Iterator:
     Workers are sent numbers and send items; the first is made here, as it tells how much room the others will need.
     Never more than there are items, or, with a warning, than PER_CORE for each core. ValueError: no room for them."""
     if workers > (most := PER_CORE * (cores := os.cpu_count() or 1)):
-        warnings.warn(f"workers = {workers} exceed {PER_CORE} for each of {cores} cores: {most} start.", stacklevel=2)
+        words = f"workers = {workers} are more than {PER_CORE} for each of {cores} cores; {most} are started, at most."
+        warnings.warn(words, stacklevel=2)
     early = [make(first)] if workers and first < last else []
     workers = min(workers, most, max(last - first - 1, 0))
     check_room(early, workers)
     more = {"num_workers": workers, "prefetch_factor": AHEAD if workers else None, "generator": torch.Generator()}
     more |= {"collate_fn": partial(_attempt, make), "worker_init_fn": bound}
-    more |= {"multiprocessing_context": "fork" if workers and SHARED.is_dir() else None}  # lambdas cannot be sent
+    more |= {"multiprocessing_context": "fork" if workers and SHARED.is_dir() else None}
+    # Linux; to processes started afresh, Python 3.14's default, no lambda and no class of a notebook can be sent
     rest = iter(DataLoader(range(first + len(early), last), batch_size=None, **more))  # here they start
     for item in chain(early, rest):
         if isinstance(item, ValueError):

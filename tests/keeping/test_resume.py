@@ -783,7 +783,7 @@ def test_workers_are_no_more_than_the_steps_and_a_few_a_core(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # few steps left are nobody's mistake
         assert [list(ahead(abs, 0, last, 12)) for last in (5, 40)] == [list(range(5)), list(range(40))]
-    with pytest.warns(UserWarning, match="workers = 1000 exceed 4 for each of 3 cores: 12 start"):
+    with pytest.warns(UserWarning, match="workers = 1000 are more than 4 for each of 3 cores; 12 are started"):
         list(ahead(abs, 0, 40, 1000))
     assert asked == [4, 12, 12]  # the first item is made here
 

@@ -147,3 +147,14 @@ def test_hosts_wait_for_days_and_devices_do_not(tmp_path):
         port = free.getsockname()[1]
     mp.spawn(started, (port, str(tmp_path)), nprocs=2)
     parallel.wait()  # alone: at once
+
+
+@pytest.mark.skipif(not step.SHARED.is_dir(), reason="elsewhere workers start as Python starts processes")
+def test_workers_take_what_cannot_be_sent():
+    """Also where Python would start them afresh, as from 3.14 on."""
+    usual = mp.get_start_method()
+    mp.set_start_method("forkserver", force=True)
+    try:
+        assert [int(x) for x in step.ahead(lambda i: torch.tensor(i), 0, 4, workers=1)] == [0, 1, 2, 3]
+    finally:
+        mp.set_start_method(usual, force=True)
